@@ -1,0 +1,29 @@
+"""The vector kernels of secagg: keystreams, packing, quantisation, and the field of shares.
+
+The modules are `aes_ctr`, `bitpack`, `field` and `quantise`. The function `quantise` is found in
+its module only, because the package attribute of that name is the module.
+"""
+
+from . import aes_ctr, bitpack, field, quantise
+from .aes_ctr import add_keystreams, keystream, variant
+from .bitpack import check_padding, pack, packed_size, unpack, unpack_add
+from .field import DecodingError
+from .quantise import dequantise, is_finite
+
+__all__ = [
+    "DecodingError",
+    "add_keystreams",
+    "aes_ctr",
+    "bitpack",
+    "check_padding",
+    "dequantise",
+    "field",
+    "is_finite",
+    "keystream",
+    "pack",
+    "packed_size",
+    "quantise",
+    "unpack",
+    "unpack_add",
+    "variant",
+]

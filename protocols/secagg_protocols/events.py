@@ -1,0 +1,123 @@
+"""Events: what a party tells its caller. Sending, waiting and storing are the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy.typing as npt
+
+from .errors import SecAggError
+
+
+class Step(IntEnum):
+    """The steps of a round, by what the sites send."""
+
+    ADVERTISE = 1
+    SHARE = 2
+    INPUT = 3
+    CONSENT = 4
+    REVEAL = 5
+
+    @property
+    def label(self) -> str:
+        """Name in events, schedules and reports."""
+        return self.name.lower()
+
+    @classmethod
+    def of(cls, value: int | str) -> Step:
+        """A step from its number or label; ``ValueError`` for anything else."""
+        if isinstance(value, str):
+            try:
+                return cls[value.upper()]
+            except KeyError:
+                raise ValueError(
+                    f"no step {value!r}; steps are {', '.join(s.label for s in cls)}"
+                ) from None
+        return cls(value)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What one step cost the server: bytes in and out, seconds since the step before."""
+
+    step: str
+    received: int
+    sent: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """The result of one round.
+
+    sum: array of the plan's length, float64 in the units of the input, or int64 for counts.
+    mean: ``sum / weight`` as float64, or ``None`` where the total weight is zero.
+    weight: total integer weight (the number of survivors where weights are 1).
+    survivors: names of the sites in the sum, in roster order.
+    dropped: sites that are not in the sum, with the step at which they left.
+    left: survivors that left after their input was counted, with the step.
+    suspects: sites of which one or more gave a wrong share, not told apart.
+    noise_variance: variance of the noise in each coordinate of the sum, in units squared.
+    digest: SHA-256 over round, survivors and ring sum: what the server signs.
+    transcript: SHA-256 chain over every message that counted.
+    traffic: bytes and seconds per step, as the server saw them.
+    """
+
+    sum: npt.NDArray[Any]
+    mean: npt.NDArray[Any] | None
+    weight: int
+    survivors: tuple[str, ...]
+    dropped: Mapping[str, str]
+    left: Mapping[str, str]
+    suspects: tuple[str, ...]
+    noise_variance: float
+    digest: bytes
+    transcript: bytes
+    traffic: tuple[StepCost, ...] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Deliver ``data`` to the party named ``to``."""
+
+    to: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """``site`` is out of the round from now on, for the reason in ``error``."""
+
+    site: str
+    error: SecAggError
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Bytes that changed nothing: not authentic, early, late, or a repetition."""
+
+    error: SecAggError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``have`` messages of ``step`` arrived; ``need`` are enough, ``most`` can come."""
+
+    step: Step
+    have: int
+    need: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The round is over. A site that does not receive the sum gets ``aggregate=None``."""
+
+    aggregate: Aggregate | None
+    digest: bytes
+
+
+Event = Send | Dropped | Ignored | Progress | Done

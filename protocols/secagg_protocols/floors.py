@@ -1,0 +1,72 @@
+"""Floors: what a site insists on, whatever a plan says. A server can only tighten them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from .errors import MisuseError
+from .plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floors:
+    """Lower limits in the site's own file; ``None`` sets no limit.
+
+    smallest_cohort: fewest survivors of a sum (``plan.min_survivors``).
+    min_honest: fewest honest survivors after dropouts and colluders.
+    share_threshold: fewest shares that rebuild a secret.
+    noise_variance: least noise variance the plan's stages must promise.
+    most_rounds: rounds are numbered from 0, and this many are allowed.
+    most_inputs_per_model: masked inputs that may be sent for one broadcast model.
+    malicious_server: refuse plans that trust the server to follow the protocol.
+    """
+
+    smallest_cohort: int | None = None
+    min_honest: int | None = None
+    share_threshold: int | None = None
+    noise_variance: float | None = None
+    most_rounds: int | None = None
+    most_inputs_per_model: int | None = None
+    malicious_server: bool = False
+
+    @classmethod
+    def load(cls, path: str | Path) -> Floors:
+        """Read a TOML file with the fields above; unknown fields are refused."""
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise MisuseError(f"{path}: {error}", rule="floors-file") from error
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise MisuseError(f"{path}: unknown fields {unknown}", rule="floors-file")
+        for name, value in data.items():
+            boolean = name == "malicious_server"
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if boolean != isinstance(value, bool) or not (boolean or number) or value < 0:
+                raise MisuseError(f"{path}: {name} has a wrong value", rule="floors-file")
+        return cls(**data)
+
+    def check(self, plan: Plan, round_number: int) -> None:
+        """Raise :class:`MisuseError` where the plan or the round falls below a floor."""
+        survivors, threshold = plan.min_survivors, plan.protocol.share_threshold
+        pairs = (
+            ("smallest_cohort", survivors, self.smallest_cohort),
+            ("min_honest", min(plan.min_honest, survivors - plan.colluding), self.min_honest),
+            ("share_threshold", threshold, self.share_threshold),
+            ("noise_variance", 0.0, self.noise_variance),
+        )
+        for name, have, floor in pairs:
+            if floor is not None and have < floor:
+                raise MisuseError(
+                    f"the plan gives {name} {have}, this site's floor is {floor}", rule="floors"
+                )
+        if self.malicious_server and not plan.signed:
+            raise MisuseError("this site takes part only in malicious-server plans", rule="floors")
+        if self.most_rounds is not None and round_number >= self.most_rounds:
+            raise MisuseError(
+                f"round {round_number} exceeds this site's most_rounds {self.most_rounds}",
+                rule="floors",
+            )

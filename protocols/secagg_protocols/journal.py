@@ -1,0 +1,193 @@
+"""Journal: what must happen at most once in a party's life, outside its dump.
+
+A dump can be loaded twice; a journal cannot. Before a party sends anything that must not be
+sent in two versions, it *claims* the step. One record per (key, step): the first claim is
+stored durably, a repeated claim with the same digest gets the stored reply back, a claim with
+another digest is refused, and the party that made it is ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import struct
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from .errors import MisuseError
+
+KEY_SIZE = 32
+_MAGIC = b"secagg journal 1\n"
+_RECORD = struct.Struct("<I32sI32s")  # reply size, key, step, digest; then a check of these
+_HEAD_SIZE = _RECORD.size + 8
+_CHECK_SIZE = 8
+
+
+class Journal(Protocol):
+    """What a party asks of its journal."""
+
+    def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
+        """Claim ``step`` of ``setup_context`` for ``digest``.
+
+        Empty: store, return ``reply``. Same digest: return the stored reply. Another digest:
+        :class:`MisuseError`. On return the record is durable.
+        """
+        ...
+
+    def newest(self, setup_context: bytes) -> int:
+        """The highest step claimed for ``setup_context``, 0 where there is none."""
+        ...
+
+
+def _conflict(step: int) -> MisuseError:
+    return MisuseError(
+        f"step {step} of this round was already answered with other content", rule="journal-once"
+    )
+
+
+class MemoryJournal:
+    """A journal that lives as long as its process: for simulations and tests.
+
+    A real site uses :class:`FileJournal`; with this one, a restart forgets.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[bytes, int], tuple[bytes, bytes]] = {}
+        self._lock = threading.Lock()
+
+    def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
+        """See :meth:`Journal.claim`."""
+        with self._lock:
+            return _claim(self._records, setup_context, step, digest, reply)
+
+    def newest(self, setup_context: bytes) -> int:
+        """See :meth:`Journal.newest`."""
+        with self._lock:
+            return _newest(self._records, setup_context)
+
+
+Records = dict[tuple[bytes, int], tuple[bytes, bytes]]
+
+
+def _claim(records: Records, key: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
+    stored = records.setdefault((key, step), (digest, reply))
+    if stored[0] != digest:
+        raise _conflict(step)
+    return stored[1]
+
+
+def _newest(records: Records, key: bytes) -> int:
+    return max((step for other, step in records if other == key), default=0)
+
+
+class FileJournal:
+    """An append-only journal in one file, shared safely by processes of one machine.
+
+    Each claim takes an exclusive lock, reads what others appended, and returns only after its
+    own record reached the disk (``fsync`` of the file and, when it is new, of its folder). A
+    record that a crash cut short was never acted upon, so it is dropped; anything else that
+    does not match its check means a damaged file, and the journal refuses to work.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._records: Records = {}
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
+        """See :meth:`Journal.claim`."""
+        with self._lock:
+            handle = self._open()
+            try:
+                self._read(handle)
+                known = (setup_context, step) in self._records
+                answer = _claim(self._records, setup_context, step, digest, reply)
+                if not known:
+                    try:
+                        self._append(handle, setup_context, step, digest, reply)
+                    except OSError:
+                        del self._records[setup_context, step]
+                        raise
+                return answer
+            finally:
+                os.close(handle)
+
+    def newest(self, setup_context: bytes) -> int:
+        """See :meth:`Journal.newest`."""
+        with self._lock:
+            handle = self._open()
+            try:
+                self._read(handle)
+            finally:
+                os.close(handle)
+            return _newest(self._records, setup_context)
+
+    def _open(self) -> int:
+        new = not self.path.exists()
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # The lock belongs to the open file and goes with it, also when the process dies.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_size < len(_MAGIC):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, _MAGIC, 0)
+            os.fsync(handle)
+            new = True
+        if new:
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return handle
+
+    def _read(self, handle: int) -> None:
+        size = os.fstat(handle).st_size
+        if size < self._end:
+            raise MisuseError(f"{self.path} was cut or rolled back", rule="journal-file")
+        if self._end == 0:
+            if os.pread(handle, len(_MAGIC), 0) != _MAGIC:
+                raise MisuseError(f"{self.path} is not a journal", rule="journal-file")
+            self._end = len(_MAGIC)
+        data = os.pread(handle, size - self._end, self._end)
+        at = 0
+        while at < len(data):
+            rest = len(data) - at
+            if rest < _HEAD_SIZE:
+                torn = True
+            else:
+                length, key, step, digest = _RECORD.unpack_from(data, at)
+                self._verify(
+                    data[at : at + _RECORD.size], data[at + _RECORD.size : at + _HEAD_SIZE]
+                )
+                stop = at + _HEAD_SIZE + length
+                torn = stop + _CHECK_SIZE > len(data)
+            if torn:
+                # Cut short by a crash before the claim returned: nobody acted upon it. The
+                # head has a check of its own, so damage to a length cannot pose as a cut.
+                os.ftruncate(handle, self._end + at)
+                break
+            self._verify(data[at:stop], data[stop : stop + _CHECK_SIZE])
+            self._records[key, step] = (digest, data[at + _HEAD_SIZE : stop])
+            at = stop + _CHECK_SIZE
+        self._end += at
+
+    def _verify(self, data: bytes, check: bytes) -> None:
+        if _check(data) != check:
+            raise MisuseError(f"{self.path} is damaged", rule="journal-file")
+
+    def _append(self, handle: int, key: bytes, step: int, digest: bytes, reply: bytes) -> None:
+        record = _RECORD.pack(len(reply), key, step, digest)
+        record += _check(record) + reply
+        record += _check(record)
+        written = os.pwrite(handle, record, self._end)
+        if written != len(record):
+            raise OSError(f"{self.path}: short write")
+        os.fsync(handle)
+        self._end += len(record)
+
+
+def _check(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:_CHECK_SIZE]

@@ -1,0 +1,430 @@
+"""The site's side of the masked sum: five steps, each a method, each check a rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from secagg_native import add_keystreams, bitpack
+
+from ..errors import (
+    MisuseError,
+    PeerError,
+    SecAggError,
+)
+from ..events import Aggregate, Done, Dropped, Event, Ignored, Send, Step
+from ..floors import Floors
+from ..keys import (
+    KEY_SIZE,
+    SEED_SIZE,
+    decrypt_once,
+    encrypt_once,
+)
+from ..plan import Plan, lift
+from ..roster import SERVER_NAME
+from ..shamir import SHARE_SIZE, decode_shares, encode_shares, split
+from ..stages.pipeline import TILE
+from ..wire import (
+    SERVER,
+    SIGNATURE_SIZE,
+    Buffer,
+    Frame,
+    encode_header,
+    frame_digest,
+    from_bitmap,
+    start_frame,
+    to_bitmap,
+)
+from . import masks, messages
+from .client_checks import (
+    ADVERTISED,
+    CONSENTED,
+    FINISHED,
+    MASKED,
+    NEW,
+    READY,
+    REVEALED,
+    SHARED,
+    ClientChecks,
+)
+from .messages import SEALED_SIZE
+
+_AWAITED = {
+    messages.ADVERTS.number: ADVERTISED,
+    messages.SHARES_FOR.number: SHARED,
+    messages.SURVIVORS.number: MASKED,
+    messages.CONSENTS.number: CONSENTED,
+    messages.RESULT.number: REVEALED,
+}
+
+
+class Client(ClientChecks):
+    """One site in one round of a masked sum (``protocols/specs/masked_sum.md``)."""
+
+    role = "client"
+    kinds = messages.KINDS
+
+    def __init__(self, plan: Plan, index: int, *, floors: Floors | None, **common: Any) -> None:
+        super().__init__(plan, index, **common)
+        self.floors = floors
+        self._check_floors()
+        self._at = NEW
+        self._secrets: masks.SiteSecrets | None = None
+        self._neighbours: tuple[int, ...] = ()
+        self._adverts: dict[int, bytes] = {}  # present neighbour -> mask key, channel key
+        self._u2: tuple[int, ...] = ()  # within neighbours and itself
+        self._shares: dict[int, bytes | None] = {}  # dealer -> self-seed share, mask-seed share
+        self._u3: tuple[int, ...] = ()
+        self._cohort = 0
+        self._pending: tuple[Any, int] | None = None
+
+    # Contract.
+
+    def _most(self, data: Buffer) -> int:
+        kind = self.kinds.get(data[3]) if len(data) > 3 else None
+        return 0 if kind is None else messages.largest_frame(self.plan, kind)
+
+    def start(self) -> list[Event]:
+        """Advertise two fresh keys."""
+        self._require_alive()
+        if self._at != NEW:
+            raise MisuseError("this party was started before", rule="start-once")
+        self._secrets = masks.SiteSecrets.derive(self._entropy(SEED_SIZE), self.contexts.setup)
+        tail = self._secrets.mask_key + self._secrets.channel_key
+        events = self._send(messages.ADVERT, messages.Advert(), tail)
+        self._at = ADVERTISED
+        return events
+
+    def receive(self, data: Buffer, *, sender: str | None = None) -> list[Event]:
+        """Take one message of the server.
+
+        Bytes that are not authentic, early, late or repeated come back as ``Ignored``.
+        Authentic bad content raises :class:`PeerError` and ends the party for good.
+        """
+        if self._ended is not None:
+            return [Ignored(self._ended)]
+        try:
+            frame, digest = self._authenticate(data, sender)
+        except PeerError as error:
+            return [Ignored(error)]
+        except MisuseError as error:
+            # The model is not known yet, so no message of the round can be verified.
+            return [Ignored(error)]
+        try:
+            self._check_equivocation(frame, digest)
+            awaited = _AWAITED[frame.kind] == self._at
+            if not awaited or (frame.kind, frame.sender) in self._accepted:
+                text = "this message comes early, late or again"
+                return [Ignored(PeerError(text, rule="step-order", sender=SERVER_NAME))]
+            events = self._dispatch(frame)
+        except SecAggError as error:
+            self._end(error)
+            raise
+        self._accepted[frame.kind, frame.sender] = digest
+        return events
+
+    def submit(self, x: Any, weight: int = 1) -> list[Event]:
+        """Give this site's vector: float32/float64 (or integers) of shape ``(plan.length,)``.
+
+        Any time before step 3; the masked input leaves as soon as the keys are shared. The
+        vector is checked here, before anything is sent, and is never part of a dump: after a
+        ``load`` the same vector is submitted again.
+        """
+        self._require_alive()
+        self._check_input_once()
+        array, weight = self.plan.pipeline.check_input(x, weight)
+        if self._at == READY:
+            return self._send_input(array, weight)
+        # The range of integers is a stage's check; it runs now so that the caller learns of a
+        # bad vector before the round goes on.
+        self.plan.pipeline.begin(array, weight, lambda: bytes(SEED_SIZE))
+        self._pending = (array.copy(), weight)
+        return []
+
+    def _dispatch(self, frame: Frame) -> list[Event]:
+        if frame.kind == messages.ADVERTS.number:
+            return self._on_adverts(frame)
+        if frame.kind == messages.SHARES_FOR.number:
+            return self._on_shares(frame)
+        if frame.kind == messages.SURVIVORS.number:
+            return self._on_survivors(frame)
+        if frame.kind == messages.CONSENTS.number:
+            return self._on_consents(frame)
+        return self._on_result(frame)
+
+    def _end(self, error: SecAggError) -> None:
+        self._ended = error
+        self._pending = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the secrets of this round: nothing after this point needs them."""
+        self._secrets = None
+        self._shares = {}
+
+    def _send(
+        self, kind: Any, header: Any, tail: Buffer = b"", *, claim: bytes | None = None
+    ) -> list[Event]:
+        """Claim a step and send its message; a repeated claim sends the stored bytes."""
+        frame, digest = self._frame(kind, SERVER, header, tail)
+        return [Send(SERVER_NAME, self._claim(int(kind.step), claim or digest, frame))]
+
+    # Step 2: adverts come in, shares go out.
+
+    def _on_adverts(self, frame: Frame) -> list[Event]:
+        plan, own = self.plan, self._own()
+        header = self._header(frame, messages.Adverts)
+        neighbours = from_bitmap(header.neighbours, plan.clients)
+        self._check_graph(neighbours)
+        self._neighbours = neighbours
+        present = from_bitmap(header.present, plan.clients)
+        self._check_adverts_within(present)
+        self._check_advert_cohort(present, header.cohort)
+        self._check_advert_holders(present)
+        size = messages.relayed_advert_size(plan)
+        tail = bytes(self._tail(frame, size * len(present)))
+        rows = [tail[i * size : (i + 1) * size] for i in range(len(present))]
+        cut = messages.ADVERT_SIZE
+        self._check_advert_signatures(
+            {site: (row[:cut], row[cut:]) for site, row in zip(present, rows, strict=True)}
+        )
+        adverts = {site: row[:cut] for site, row in zip(present, rows, strict=True)}
+        self._check_distinct_keys(adverts, own.mask_key + own.channel_key)
+        self._adverts = adverts
+        sealed = self._seal_shares(present)
+        commitment = masks.commitment(self.contexts.setup, self.index, own.self_seed)
+        events = self._send(messages.SHARES, messages.Shares(commitment), sealed)
+        self._at = SHARED
+        return events
+
+    def _own(self) -> masks.SiteSecrets:
+        if self._secrets is None:
+            raise MisuseError("the secrets of this round are gone", rule="ended")
+        return self._secrets
+
+    def _seal_shares(self, present: tuple[int, ...]) -> bytes:
+        """Shares of both seeds for every present neighbour; the own ones are kept."""
+        own, setup = self._own(), self.contexts.setup
+        holders = sorted((*present, self.index))
+        table = split(
+            [own.self_seed, own.mask_seed],
+            holders,
+            self.plan.protocol.share_threshold,
+            own.share_seed(setup),
+        )
+        sealed = bytearray()
+        for holder, row in zip(holders, table, strict=True):
+            plaintext = encode_shares(row)
+            if holder == self.index:
+                self._shares[holder] = plaintext
+                continue
+            key = self._channel(holder, (self.index, holder))
+            associated = masks.channel_info(setup, self.index, holder)
+            sealed += encrypt_once(key, plaintext, associated)
+        return bytes(sealed)
+
+    def _channel(self, peer: int, ends: tuple[int, int]) -> bytes:
+        own = self._own()
+        peer_key = self._adverts[peer][KEY_SIZE:]
+        keys = (own.channel_key, peer_key) if ends[0] == self.index else (peer_key, own.channel_key)
+        return masks.channel_key(
+            own.channel_seed, peer_key, keys, self.contexts.setup, ends, sender=self._name(peer)
+        )
+
+    # Step 3: sealed shares come in, the masked input goes out.
+
+    def _on_shares(self, frame: Frame) -> list[Event]:
+        header = self._header(frame, messages.SharesFor)
+        present = from_bitmap(header.present, self.plan.clients)
+        self._check_sharers_within(present)
+        self._check_sharer_cohort(present, header.cohort)
+        if self.index not in present:
+            self._tail(frame, 0)
+            return self._late()
+        self._check_sharer_holders(present)
+        dealers = [site for site in present if site != self.index]
+        tail = bytes(self._tail(frame, SEALED_SIZE * len(dealers)))
+        for position, dealer in enumerate(dealers):
+            sealed = tail[position * SEALED_SIZE : (position + 1) * SEALED_SIZE]
+            self._shares[dealer] = self._open_shares(dealer, sealed)
+        self._u2 = present
+        self._at = READY
+        if self._pending is None:
+            return []
+        array, weight = self._pending
+        self._pending = None
+        return self._send_input(array, weight)
+
+    def _open_shares(self, dealer: int, sealed: bytes) -> bytes | None:
+        """The two shares, or ``None``: a site without a valid share reveals none, which takes
+        nothing from the other holders and lists dealer and holder as suspects."""
+        key = self._channel(dealer, (dealer, self.index))
+        associated = masks.channel_info(self.contexts.setup, dealer, self.index)
+        name = self._name(dealer)
+        try:
+            plaintext = decrypt_once(key, sealed, associated, sender=name)
+            decode_shares(plaintext, sender=name)
+        except PeerError:
+            return None
+        return plaintext
+
+    def _late(self) -> list[Event]:
+        error = PeerError(
+            "this site's message came too late; it is not in this round's sum",
+            rule="late",
+            sender=self.name,
+        )
+        self._end(error)
+        return [Dropped(self.name, error)]
+
+    def _send_input(self, array: Any, weight: int) -> list[Event]:
+        plan, own, context = self.plan, self._own(), self.contexts.round
+        seeds = iter(range(1 << 32))
+        encoder = plan.pipeline.begin(array, weight, lambda: own.stage_seed(context, next(seeds)))
+        keys = [masks.self_mask(own.self_seed, self.index, context)]
+        signs = [1]
+        for peer in self._u2:
+            if peer != self.index:
+                keys.append(
+                    masks.pair_mask(
+                        own.mask_seed,
+                        (self.index, own.mask_key),
+                        (peer, self._adverts[peer][:KEY_SIZE]),
+                        context,
+                        sender=self._name(peer),
+                    )
+                )
+                signs.append(masks.pair_sign(self.index, peer))
+        self._check_inputs_per_model()
+        aes, nonces, sign_array = masks.key_arrays(keys, signs)
+        kind, header = messages.INPUT, encode_header(messages.Input())
+        buffer, tail = start_frame(
+            kind.number, self.index, SERVER, header, messages.input_size(plan), self._trailer_size
+        )
+        levels = np.empty(min(TILE, plan.ring_length), dtype=np.int64)
+        for start in range(0, plan.ring_length, TILE):
+            part = levels[: min(TILE, plan.ring_length - start)]
+            encoder.tile(part, start)
+            ring = part.astype(plan.lane)
+            add_keystreams(ring, aes, nonces, sign_array, start)
+            bitpack.pack(ring, plan.wire_bits, tail, start)
+        digest = frame_digest(context, kind.number, self.index, SERVER, header, tail)
+        tail.release()
+        frame = self._seal_frame(buffer, digest)
+        self._claim(int(Step.INPUT), digest, b"")
+        self._at = MASKED
+        return [Send(SERVER_NAME, frame)]
+
+    # Steps 4 and 5: survivors, consents, reveal.
+
+    def _on_survivors(self, frame: Frame) -> list[Event]:
+        plan = self.plan
+        header = self._header(frame, messages.Survivors)
+        self._tail(frame, 0)
+        present = from_bitmap(header.present, plan.clients)
+        self._check_survivors_within(present)
+        self._check_survivor_cohort(present, header.cohort)
+        if self.index not in present:
+            return self._late()
+        self._check_survivor_holders(present)
+        self._u3, self._cohort = present, header.cohort
+        if not plan.signed:
+            return self._reveal()
+        digest = self._survivors_digest()
+        events = self._send(messages.CONSENT, messages.Consent(digest), claim=digest)
+        self._at = CONSENTED
+        return events
+
+    def _on_consents(self, frame: Frame) -> list[Event]:
+        header = self._header(frame, messages.Consents)
+        signers = from_bitmap(header.signers, self.plan.clients)
+        self._check_consent_count(signers)
+        self._check_consent_members(signers)
+        tail = bytes(self._tail(frame, SIGNATURE_SIZE * len(signers)))
+        self._check_consent_signatures(
+            {
+                site: tail[i * SIGNATURE_SIZE : (i + 1) * SIGNATURE_SIZE]
+                for i, site in enumerate(signers)
+            }
+        )
+        return self._reveal()
+
+    def _reveal(self) -> list[Event]:
+        """One share per relation: of the self seed for survivors, of the mask seed for others."""
+        survivors = set(self._u3)
+        revealed = bytearray()
+        missing = []
+        for dealer in self._u2:
+            shares = self._shares.get(dealer)
+            if shares is None:
+                missing.append(dealer)
+            elif dealer in survivors:
+                revealed += shares[:SHARE_SIZE]
+            else:
+                revealed += shares[SHARE_SIZE:]
+        header = messages.Reveal(to_bitmap(missing, self.plan.clients))
+        events = self._send(
+            messages.REVEAL, header, bytes(revealed), claim=self._survivors_digest()
+        )
+        self._forget()
+        self._at = REVEALED
+        return events
+
+    def _on_result(self, frame: Frame) -> list[Event]:
+        plan = self.plan
+        header = self._header(frame, messages.Result)
+        survivors = from_bitmap(header.survivors, plan.clients)
+        self._check_result_survivors(survivors)
+        size = messages.input_size(plan) if plan.sites_receive else 0
+        packed = bytes(self._tail(frame, size))
+        self._check_result_digest(header, packed)
+        self._at = FINISHED
+        if not plan.sites_receive:
+            return [Done(None, header.digest)]
+        ring = np.zeros(plan.ring_length, dtype=plan.lane)
+        bitpack.unpack(packed, plan.wire_bits, ring)
+        total, weight = plan.pipeline.decode(lift(plan, ring), len(survivors))
+        aggregate = Aggregate(
+            sum=total,
+            mean=total / weight if weight else None,
+            weight=weight,
+            survivors=self._names(survivors),
+            dropped={
+                name: "unknown"
+                for name in plan.roster.names
+                if name not in set(self._names(survivors))
+            },
+            left={},
+            suspects=(),
+            noise_variance=0.0,
+            digest=header.digest,
+            transcript=b"",
+            traffic=(),
+        )
+        return [Done(aggregate, header.digest)]
+
+    # Storage.
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "at": self._at,
+            "seed": None if self._secrets is None else self._secrets.seed,
+            "neighbours": list(self._neighbours),
+            "adverts": [[site, keys] for site, keys in self._adverts.items()],
+            "u2": list(self._u2),
+            "shares": [[site, shares] for site, shares in self._shares.items()],
+            "u3": list(self._u3),
+            "cohort": self._cohort,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._at = state["at"]
+        if state["seed"] is not None:
+            self._secrets = masks.SiteSecrets.derive(state["seed"], self.contexts.setup)
+        self._neighbours = tuple(state["neighbours"])
+        self._adverts = dict(state["adverts"])
+        self._u2 = tuple(state["u2"])
+        self._shares = dict(state["shares"])
+        self._u3 = tuple(state["u3"])
+        self._cohort = state["cohort"]
+        self._check_dump_age()

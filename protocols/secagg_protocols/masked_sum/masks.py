@@ -1,0 +1,141 @@
+"""Keys of a round: seeds, pair masks, self masks, share channels, commitments."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..keys import (
+    ONE_TIME_SIZE,
+    SEED_SIZE,
+    agree,
+    digest_of,
+    hkdf,
+    pair_info,
+    public_key,
+)
+
+#: An AES-128 key and a 64-bit nonce: one keystream, used once.
+MASK_KEY_SIZE = 24
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SiteSecrets:
+    """All secrets of one site in one round; everything follows from ``seed``."""
+
+    seed: bytes
+    mask_seed: bytes
+    channel_seed: bytes
+    self_seed: bytes
+    mask_key: bytes
+    channel_key: bytes
+
+    @classmethod
+    def derive(cls, seed: bytes, setup_context: bytes) -> SiteSecrets:
+        """Secrets of the round whose setup context is given."""
+
+        def one(label: bytes) -> bytes:
+            return hkdf(seed, b"secagg site secrets v1 " + label + setup_context, SEED_SIZE)
+
+        mask_seed, channel_seed = one(b"mask"), one(b"channel")
+        return cls(
+            seed=seed,
+            mask_seed=mask_seed,
+            channel_seed=channel_seed,
+            self_seed=one(b"self"),
+            mask_key=public_key(mask_seed),
+            channel_key=public_key(channel_seed),
+        )
+
+    def share_seed(self, setup_context: bytes) -> bytes:
+        """Seed of the Shamir coefficients."""
+        return hkdf(self.seed, b"secagg site secrets v1 coefficients" + setup_context, SEED_SIZE)
+
+    def stage_seed(self, round_context: bytes, count: int) -> bytes:
+        """The ``count``-th seed for the stages of this round."""
+        info = b"secagg stage seed v1" + round_context + struct.pack("<I", count)
+        return hkdf(self.seed, info, SEED_SIZE)
+
+
+def commitment(setup_context: bytes, site: int, self_seed: bytes) -> bytes:
+    """What a site publishes about its self seed when it shares it."""
+    return digest_of(
+        b"secagg self seed commitment v1", setup_context, struct.pack("<I", site), self_seed
+    )
+
+
+def channel_info(setup_context: bytes, dealer: int, holder: int) -> bytes:
+    """Associated data of the shares that ``dealer`` seals for ``holder``."""
+    return b"secagg shares v1" + setup_context + struct.pack("<II", dealer, holder)
+
+
+def channel_key(
+    own_seed: bytes,
+    peer_key: bytes,
+    keys: tuple[bytes, bytes],
+    setup_context: bytes,
+    ends: tuple[int, int],
+    *,
+    sender: str,
+) -> bytes:
+    """Key and nonce for the one plaintext from dealer ``ends[0]`` to holder ``ends[1]``.
+
+    ``keys`` are their public channel keys in the same order: one key per direction.
+    """
+    shared = agree(own_seed, peer_key, sender=sender)
+    info = pair_info(b"secagg channel v1", setup_context, keys, ends)
+    return hkdf(shared, info, ONE_TIME_SIZE)
+
+
+def pair_mask(
+    own_seed: bytes,
+    own: tuple[int, bytes],
+    peer: tuple[int, bytes],
+    round_context: bytes,
+    *,
+    sender: str,
+) -> bytes:
+    """Mask key of two sites, the same for both; ``own`` and ``peer`` are (index, public key)."""
+    shared = agree(own_seed, peer[1], sender=sender)
+    first, second = sorted((own, peer))
+    info = pair_info(
+        b"secagg pair mask v1", round_context, (first[1], second[1]), (first[0], second[0])
+    )
+    return hkdf(shared, info, MASK_KEY_SIZE)
+
+
+def pair_sign(site: int, peer: int) -> int:
+    """Sign with which ``site`` adds the mask it shares with ``peer``."""
+    return 1 if site < peer else -1
+
+
+def self_mask(self_seed: bytes, site: int, round_context: bytes) -> bytes:
+    """Mask key of a site's own mask."""
+    info = b"secagg self mask v1" + round_context + struct.pack("<I", site)
+    return hkdf(self_seed, info, MASK_KEY_SIZE)
+
+
+def key_arrays(
+    keys: Sequence[bytes], signs: Sequence[int]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
+    """Mask keys as the kernel takes them: AES keys, nonces, signs."""
+    table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, MASK_KEY_SIZE)
+    return (
+        np.ascontiguousarray(table[:, :16]),
+        np.ascontiguousarray(table[:, 16:]),
+        np.asarray(signs, dtype=np.int8),
+    )
+
+
+def survivors_digest(round_context: bytes, survivors: bytes) -> bytes:
+    """What a consent confirms; ``survivors`` is the bitmap of U3 over the roster."""
+    return digest_of(b"secagg survivors v1", round_context, survivors)
+
+
+def aggregate_digest(round_context: bytes, survivors: bytes, packed: bytes) -> bytes:
+    """What the server signs of a result: round, survivors, packed ring sum."""
+    return digest_of(b"secagg aggregate v1", round_context, survivors, packed)

@@ -1,0 +1,475 @@
+"""The server's side of the masked sum: collect, close a step, and open only the sum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from secagg_native import add_keystreams, bitpack
+
+from ..errors import MisuseError, PeerError, SecAggError
+from ..events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
+from ..keys import SEED_SIZE, digest_of
+from ..party import Kind
+from ..plan import Plan, lift
+from ..shamir import SHARE_SIZE, decode_shares
+from ..wire import SERVER, Buffer, Frame, Header, from_bitmap, to_bitmap
+from . import masks, messages
+from .graph import draw
+from .messages import SEALED_SIZE
+from .server_checks import ServerChecks
+from .unmask import Recovery, unmask_keys
+
+
+class Server(ServerChecks):
+    """The aggregator of one round of a masked sum (``protocols/specs/masked_sum.md``).
+
+    Memory is one accumulator and what the steps before the input left: inputs are added as
+    they arrive and not kept.
+    """
+
+    role = "server"
+    kinds = messages.KINDS
+
+    def __init__(self, plan: Plan, index: int = SERVER, **common: Any) -> None:
+        super().__init__(plan, index, **common)
+        self._step: Step | None = None  # None: not started; a finished server has _done
+        self._done = False
+        self._graph: list[tuple[int, ...]] = []
+        self._graph_seed = b""
+        self._adverts: dict[int, bytes] = {}
+        self._signatures: dict[int, bytes] = {}  # of the adverts, relayed under signed plans
+        self._sealed: dict[int, bytes] = {}
+        self._commitments: dict[int, bytes] = {}
+        self._accumulator = np.zeros(0, dtype=plan.lane)
+        self._inputs: set[int] = set()
+        self._u1: tuple[int, ...] = ()
+        self._u2: tuple[int, ...] = ()
+        self._u3: tuple[int, ...] = ()
+        self._consents: dict[int, bytes] = {}
+        self._reveals: dict[int, tuple[bytes, tuple[int, ...]]] = {}
+        self._faulty: set[int] = set()  # sites that were ended for bad content
+        self._transcript = bytes(32)
+        self._costs: list[StepCost] = []
+        self._received = 0
+        self._clock = time.monotonic()
+
+    # Contract.
+
+    def _most(self, data: Buffer) -> int:
+        kind = self.kinds.get(data[3]) if len(data) > 3 else None
+        return 0 if kind is None else messages.largest_frame(self.plan, kind)
+
+    def start(self) -> list[Event]:
+        """Open step 1; nothing is sent."""
+        self._require_alive()
+        if self._step is not None:
+            raise MisuseError("this party was started before", rule="start-once")
+        self._step = Step.ADVERTISE
+        self._graph_seed = self._entropy(SEED_SIZE)
+        self._clock = time.monotonic()
+        return []
+
+    def receive(self, data: Buffer, *, sender: str | None = None) -> list[Event]:
+        """Take one message of a site. Never raises for bytes.
+
+        Authentic bad content is that site's end (``Dropped``); anything else that does not fit
+        is ``Ignored`` and changes nothing.
+        """
+        if self._ended is not None:
+            return [Ignored(self._ended)]
+        try:
+            frame, digest = self._authenticate(data, sender)
+        except (PeerError, MisuseError) as error:
+            return [Ignored(error)]
+        site = frame.sender
+        try:
+            self._check_equivocation(frame, digest)
+            kind = self.kinds[frame.kind]
+            if not self._expects(kind, site) or (frame.kind, site) in self._accepted:
+                return [self._out_of_step(site)]
+            size = memoryview(data).nbytes
+            self._take(kind, frame)
+        except PeerError as error:
+            return self._drop(site, error)
+        self._accepted[frame.kind, site] = digest
+        self._received += size
+        have, most = self._arrived()
+        return [Progress(kind.step, have, self._need(), most)]
+
+    def _out_of_step(self, site: int) -> Ignored:
+        text = "this message comes early, late, again, or from a site that left"
+        return Ignored(PeerError(text, rule="step-order", sender=self._name(site)))
+
+    def _expects(self, kind: Kind, site: int) -> bool:
+        if self._done or kind.step != self._step or site in self._faulty:
+            return False
+        members: Iterable[int] = {
+            Step.ADVERTISE: range(self.plan.clients),
+            Step.SHARE: self._u1,
+            Step.INPUT: self._u2,
+            Step.CONSENT: self._u3,
+            Step.REVEAL: self._u3,
+        }[kind.step]
+        return site in members
+
+    def _drop(self, site: int, error: SecAggError) -> list[Event]:
+        """End a site. An input that was added stays in the sum; its self mask is recovered."""
+        if site in self._faulty or self._done:
+            return [Ignored(error)]
+        self._faulty.add(site)
+        if self._step == Step.ADVERTISE:
+            self._adverts.pop(site, None)
+        if self._step == Step.SHARE:
+            self._sealed.pop(site, None)
+        if self._step == Step.CONSENT:
+            self._consents.pop(site, None)
+        if self._step == Step.REVEAL:
+            self._reveals.pop(site, None)
+        return [Dropped(self._name(site), error)]
+
+    def _arrived(self) -> tuple[int, int]:
+        """Messages of this step so far, and how many could come."""
+        sizes = {
+            Step.ADVERTISE: (len(self._adverts), self.plan.clients),
+            Step.SHARE: (len(self._sealed), len(self._u1)),
+            Step.INPUT: (len(self._inputs), len(self._u2)),
+            Step.CONSENT: (len(self._consents), len(self._u3)),
+            Step.REVEAL: (len(self._reveals), len(self._u3)),
+        }
+        return sizes[self._step or Step.ADVERTISE]
+
+    def _need(self) -> int:
+        if self._step in {Step.CONSENT, Step.REVEAL}:
+            return self.plan.protocol.share_threshold
+        return self.plan.min_survivors
+
+    def close_step(self) -> list[Event]:
+        """Stop waiting: go on with the sites whose messages arrived.
+
+        Raises :class:`ThresholdError` where too few are left, and :class:`PeerError` with
+        suspects where shares cannot be decoded; both end the round.
+        """
+        self._require_alive()
+        if self._step is None or self._done:
+            raise MisuseError("there is no open step", rule="start-once")
+        closing: dict[Step, Callable[[], list[Event]]] = {
+            Step.ADVERTISE: self._close_adverts,
+            Step.SHARE: self._close_shares,
+            Step.INPUT: self._close_inputs,
+            Step.CONSENT: self._close_consents,
+            Step.REVEAL: self._close_reveals,
+        }
+        try:
+            return closing[self._step]()
+        except SecAggError as error:
+            self._ended = error
+            self._forget()
+            raise
+
+    def _take(self, kind: Kind, frame: Frame) -> None:
+        {
+            Step.ADVERTISE: self._on_advert,
+            Step.SHARE: self._on_shares,
+            Step.INPUT: self._on_input,
+            Step.CONSENT: self._on_consent,
+            Step.REVEAL: self._on_reveal,
+        }[kind.step](frame)
+
+    # Step 1: adverts.
+
+    def _on_advert(self, frame: Frame) -> None:
+        self._header(frame, messages.Advert)
+        keys = bytes(self._tail(frame, messages.ADVERT_SIZE))
+        self._check_fresh_keys(frame.sender, keys)
+        self._check_low_order(frame.sender, keys)
+        self._adverts[frame.sender] = keys
+        if self.plan.signed:
+            self._signatures[frame.sender] = frame.trailer
+
+    def _close_adverts(self) -> list[Event]:
+        plan = self.plan
+        self._check_enough(Step.ADVERTISE, len(self._adverts), plan.min_survivors)
+        self._u1 = tuple(sorted(self._adverts))
+        self._graph = draw(plan, self._graph_seed)
+        advertised = set(self._u1)
+        out: list[tuple[int, Header, bytes]] = []
+        for site in self._u1:
+            present = [peer for peer in self._graph[site] if peer in advertised]
+            self._check_holders(Step.ADVERTISE, site, len(present) + 1)
+            tail = b"".join(
+                self._adverts[peer] + self._signatures.get(peer, b"") for peer in present
+            )
+            header = messages.Adverts(
+                to_bitmap(self._graph[site], plan.clients),
+                to_bitmap(present, plan.clients),
+                len(self._u1),
+            )
+            out.append((site, header, tail))
+        return self._announce(messages.ADVERTS, out, Step.SHARE)
+
+    # Step 2: shares.
+
+    def _on_shares(self, frame: Frame) -> None:
+        header = self._header(frame, messages.Shares)
+        holders = self._within(frame.sender, self._u1)
+        self._sealed[frame.sender] = bytes(self._tail(frame, SEALED_SIZE * len(holders)))
+        self._commitments[frame.sender] = header.commitment
+
+    def _within(self, site: int, members: Iterable[int]) -> list[int]:
+        """Neighbours of ``site`` among ``members``, ascending."""
+        inside = set(members)
+        return [peer for peer in self._graph[site] if peer in inside]
+
+    def _close_shares(self) -> list[Event]:
+        plan = self.plan
+        self._check_enough(Step.SHARE, len(self._sealed), plan.min_survivors)
+        self._u2 = tuple(sorted(self._sealed))
+        sharers = set(self._u2)
+        places = {
+            dealer: {holder: i for i, holder in enumerate(self._within(dealer, self._u1))}
+            for dealer in self._u2
+        }
+        out: list[tuple[int, Header, bytes]] = []
+        for site in self._u1:
+            dealers = [peer for peer in self._graph[site] if peer in sharers]
+            inside = site in sharers
+            if inside:
+                self._check_holders(Step.SHARE, site, len(dealers) + 1)
+            header = messages.SharesFor(
+                to_bitmap([*dealers, site] if inside else dealers, plan.clients), len(self._u2)
+            )
+            tail = bytearray()
+            for dealer in dealers if inside else ():
+                at = places[dealer][site] * SEALED_SIZE
+                tail += self._sealed[dealer][at : at + SEALED_SIZE]
+            out.append((site, header, bytes(tail)))
+        self._accumulator = np.zeros(plan.ring_length, dtype=plan.lane)
+        events = self._announce(messages.SHARES_FOR, out, Step.INPUT)
+        self._sealed = {}
+        return events
+
+    # Step 3: masked inputs.
+
+    def _on_input(self, frame: Frame) -> None:
+        self._header(frame, messages.Input)
+        packed = self._tail(frame, messages.input_size(self.plan))
+        self._check_padding(frame.sender, packed)
+        bitpack.unpack_add(self._accumulator, packed, self.plan.wire_bits)
+        self._inputs.add(frame.sender)
+
+    def _close_inputs(self) -> list[Event]:
+        plan = self.plan
+        self._check_enough(Step.INPUT, len(self._inputs), plan.min_survivors)
+        self._u3 = tuple(sorted(self._inputs))
+        survivors = set(self._u3)
+        out: list[tuple[int, Header, bytes]] = []
+        for site in self._u2:
+            part = [peer for peer in (*self._graph[site], site) if peer in survivors]
+            if site in survivors:
+                self._check_holders(Step.INPUT, site, len(part))
+            header = messages.Survivors(to_bitmap(part, plan.clients), len(self._u3))
+            out.append((site, header, b""))
+        after = Step.CONSENT if plan.signed else Step.REVEAL
+        return self._announce(messages.SURVIVORS, out, after)
+
+    # Step 4: consents.
+
+    def _on_consent(self, frame: Frame) -> None:
+        header = self._header(frame, messages.Consent)
+        self._tail(frame, 0)
+        self._check_consent_set(frame.sender, header.survivors, self._survivors_digest())
+        self._consents[frame.sender] = frame.trailer
+
+    def _survivors_digest(self) -> bytes:
+        return masks.survivors_digest(self.contexts.round, to_bitmap(self._u3, self.plan.clients))
+
+    def _close_consents(self) -> list[Event]:
+        plan = self.plan
+        need = plan.protocol.share_threshold
+        self._check_enough(Step.CONSENT, len(self._consents), need)
+        signers = sorted(self._consents)[:need]
+        tail = b"".join(self._consents[site] for site in signers)
+        header = messages.Consents(to_bitmap(signers, plan.clients))
+        out: list[tuple[int, Header, bytes]] = [(site, header, tail) for site in self._u3]
+        return self._announce(messages.CONSENTS, out, Step.REVEAL)
+
+    # Step 5: shares are revealed, the sum is opened.
+
+    def _on_reveal(self, frame: Frame) -> None:
+        header = self._header(frame, messages.Reveal)
+        site = frame.sender
+        relations = sorted((*self._within(site, self._u2), site))
+        missing = set(from_bitmap(header.missing, self.plan.clients))
+        self._check_reveal_relations(site, missing, set(relations))
+        given = tuple(peer for peer in relations if peer not in missing)
+        tail = bytes(self._tail(frame, SHARE_SIZE * len(given)))
+        decode_shares(tail, sender=self._name(site))
+        self._reveals[site] = (tail, given)
+
+    def _close_reveals(self) -> list[Event]:
+        plan = self.plan
+        need = plan.protocol.share_threshold
+        self._check_enough(Step.REVEAL, len(self._reveals), need)
+        survivors = set(self._u3)
+        # The mask seed of a site none of whose neighbours survived is in nobody's way.
+        wanted = [s for s in self._u2 if s in survivors or self._within(s, self._u3)]
+        recovery = Recovery(self._reveals)
+        self_seeds: dict[int, bytes] = {}
+        mask_seeds: dict[int, bytes] = {}
+        for holders, dealers in recovery.groups(wanted).items():
+            for site in dealers:
+                self._check_holders(Step.REVEAL, site, len(holders))
+            for site, secret in zip(dealers, recovery.recover(holders, dealers, need), strict=True):
+                found = self._check_decoded(site, secret, holders)
+                if site in survivors:
+                    self._check_commitment(site, found, holders)
+                    self_seeds[site] = found
+                else:
+                    self._check_mask_key(site, found, holders)
+                    mask_seeds[site] = found
+        context = self.contexts.round
+        keys, nonces, signs = unmask_keys(
+            self_seeds,
+            mask_seeds,
+            self._adverts,
+            lambda site: self._within(site, self._u3),
+            context,
+            self._name,
+        )
+        add_keystreams(self._accumulator, keys, nonces, signs)
+        total = lift(plan, self._accumulator)
+        self._check_sum_range(total, self._u3)
+        suspects = set(recovery.suspects)
+        for holder, (_, given) in self._reveals.items():
+            for dealer in {*self._within(holder, self._u2), holder} - set(given):
+                suspects |= {holder, dealer}
+        return self._finish(total, suspects)
+
+    def _finish(self, total: Any, suspects: set[int]) -> list[Event]:
+        plan = self.plan
+        bitmap = to_bitmap(self._u3, plan.clients)
+        packed = bytearray(messages.input_size(plan))
+        bitpack.pack(self._accumulator, plan.wire_bits, packed)
+        digest = masks.aggregate_digest(self.contexts.round, bitmap, bytes(packed))
+        tail = bytes(packed) if plan.sites_receive else b""
+        header = messages.Result(digest, bitmap)
+        out: list[tuple[int, Header, bytes]] = [(site, header, tail) for site in self._u3]
+        events = self._announce(messages.RESULT, out, None)
+        result, weight = plan.pipeline.decode(total, len(self._u3))
+        dropped, left = self._departures()
+        aggregate = Aggregate(
+            sum=result,
+            mean=result / weight if weight else None,
+            weight=weight,
+            survivors=self._names(self._u3),
+            dropped=dropped,
+            left=left,
+            suspects=self._names(suspects),
+            noise_variance=0.0,
+            digest=digest,
+            transcript=self._transcript,
+            traffic=tuple(self._costs),
+        )
+        self._forget()
+        return [*events, Done(aggregate, digest)]
+
+    def _departures(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Sites that are not in the sum, and survivors that left later, with their steps."""
+        dropped: dict[str, str] = {}
+        left: dict[str, str] = {}
+        for site in range(self.plan.clients):
+            if site not in self._u1:
+                dropped[self._name(site)] = Step.ADVERTISE.label
+            elif site not in self._u2:
+                dropped[self._name(site)] = Step.SHARE.label
+            elif site not in self._u3:
+                dropped[self._name(site)] = Step.INPUT.label
+            elif self.plan.signed and site not in self._consents:
+                left[self._name(site)] = Step.CONSENT.label
+            elif site not in self._reveals:
+                left[self._name(site)] = Step.REVEAL.label
+        return dropped, left
+
+    # What closing a step has in common.
+
+    def _announce(
+        self, kind: Kind, out: list[tuple[int, Header, bytes]], after: Step | None
+    ) -> list[Event]:
+        """Send one message to each site that is not ended, once in this round's life."""
+        closing = kind.step
+        heard = sorted(
+            (number, site, digest)
+            for (number, site), digest in self._accepted.items()
+            if self.kinds[number].step == closing and site not in self._faulty
+        )
+        frames: list[tuple[int, bytes]] = []
+        said: list[bytes] = []
+        for site, header, tail in out:
+            if site not in self._faulty:
+                frame, digest = self._frame(kind, site, header, tail)
+                frames.append((site, frame))
+                said.append(digest)
+        self._transcript = digest_of(
+            b"secagg transcript v1",
+            self._transcript,
+            *(bytes([number]) + site.to_bytes(4, "little") + d for number, site, d in heard),
+            *said,
+        )
+        self._claim(int(closing), self._transcript, b"")
+        now = time.monotonic()
+        sent = sum(len(frame) for _, frame in frames)
+        self._costs.append(StepCost(closing.label, self._received, sent, now - self._clock))
+        self._received, self._clock = 0, now
+        self._step, self._done = after, after is None
+        return [Send(self._name(site), frame) for site, frame in frames]
+
+    def _forget(self) -> None:
+        """Drop what the round needed and nothing after it does."""
+        self._accumulator = np.zeros(0, dtype=self.plan.lane)
+        self._sealed, self._reveals = {}, {}
+
+    # Storage.
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": None if self._step is None else int(self._step),
+            "done": self._done,
+            "graph_seed": self._graph_seed,
+            "adverts": list(self._adverts.items()),
+            "signatures": list(self._signatures.items()),
+            "sealed": list(self._sealed.items()),
+            "commitments": list(self._commitments.items()),
+            "accumulator": self._accumulator.tobytes(),
+            "inputs": sorted(self._inputs),
+            "sets": [list(self._u1), list(self._u2), list(self._u3)],
+            "consents": list(self._consents.items()),
+            "reveals": [[s, d, list(g)] for s, (d, g) in self._reveals.items()],
+            "faulty": sorted(self._faulty),
+            "transcript": self._transcript,
+            "costs": [[c.step, c.received, c.sent, c.seconds] for c in self._costs],
+            "received": self._received,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._step = None if state["step"] is None else Step(state["step"])
+        self._done = state["done"]
+        self._graph_seed = state["graph_seed"]
+        self._adverts = dict(state["adverts"])
+        self._signatures = dict(state["signatures"])
+        self._sealed = dict(state["sealed"])
+        self._commitments = dict(state["commitments"])
+        self._accumulator = np.frombuffer(state["accumulator"], dtype=self.plan.lane).copy()
+        self._inputs = set(state["inputs"])
+        self._u1, self._u2, self._u3 = (tuple(part) for part in state["sets"])
+        self._consents = dict(state["consents"])
+        self._reveals = {s: (d, tuple(g)) for s, d, g in state["reveals"]}
+        self._faulty = set(state["faulty"])
+        self._transcript = state["transcript"]
+        self._costs = [StepCost(*row) for row in state["costs"]]
+        self._received = state["received"]
+        if self._u1:
+            self._graph = draw(self.plan, self._graph_seed)
+        self._check_dump_age()

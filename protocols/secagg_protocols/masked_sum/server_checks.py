@@ -1,0 +1,138 @@
+"""What a server checks, one method a rule (ids, attacks, negative vectors: ``rules.py``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from secagg_native import check_padding
+
+from ..errors import DecodeError, EquivocationError, MisuseError, PeerError, ThresholdError
+from ..events import Step
+from ..keys import KEY_SIZE, agree, public_key
+from ..party import Party
+from ..wire import Frame
+from . import masks
+
+_ANY_SCALAR = bytes(range(KEY_SIZE))
+
+
+class ServerChecks(Party):
+    """The rules of a server, and the state they look at."""
+
+    _step: Step | None
+    _done: bool
+    _adverts: dict[int, bytes]
+    _commitments: dict[int, bytes]
+
+    def _check_equivocation(self, frame: Frame, digest: bytes) -> None:
+        known = self._accepted.get((frame.kind, frame.sender))
+        if known is not None and known != digest:
+            raise EquivocationError(
+                "two different messages of one site for one step",
+                rule="equivocation",
+                sender=self._name(frame.sender),
+                digests=(known, digest),
+            )
+
+    def _check_fresh_keys(self, site: int, keys: bytes) -> None:
+        known = {k[i : i + KEY_SIZE] for k in self._adverts.values() for i in (0, KEY_SIZE)}
+        own = {keys[:KEY_SIZE], keys[KEY_SIZE:]}
+        if len(own) != 2 or own & known:
+            raise PeerError(
+                "a key was advertised before", rule="fresh-keys", sender=self._name(site)
+            )
+
+    def _check_low_order(self, site: int, keys: bytes) -> None:
+        # Every clamped scalar sends a point of low order to zero, so any scalar finds it. Left
+        # to the sites, one such key would end all honest neighbours of its owner.
+        for at in (0, KEY_SIZE):
+            agree(_ANY_SCALAR, keys[at : at + KEY_SIZE], sender=self._name(site))
+
+    def _check_padding(self, site: int, packed: memoryview) -> None:
+        try:
+            check_padding(packed, self.plan.ring_length, self.plan.wire_bits)
+        except ValueError as error:
+            raise DecodeError(
+                "unused bits of a masked input are set", rule="padding", sender=self._name(site)
+            ) from error
+
+    def _check_consent_set(self, site: int, survivors: bytes, announced: bytes) -> None:
+        if survivors != announced:
+            raise PeerError(
+                "a consent names other survivors", rule="consent-set", sender=self._name(site)
+            )
+
+    def _check_reveal_relations(self, site: int, missing: set[int], relations: set[int]) -> None:
+        if not missing <= relations:
+            raise DecodeError(
+                "a reveal lists sites it holds no shares of",
+                rule="reveal-relations",
+                sender=self._name(site),
+            )
+
+    def _check_enough(self, step: Step, have: int, need: int) -> None:
+        if have < need:
+            raise ThresholdError(
+                "too few sites are left", rule="enough", step=step.label, have=have, need=need
+            )
+
+    def _check_holders(self, step: Step, site: int, have: int) -> None:
+        need = self.plan.protocol.share_threshold
+        if have < need:
+            raise ThresholdError(
+                f"too few holders of the shares of {self._name(site)}",
+                rule="holders",
+                step=step.label,
+                have=have,
+                need=need,
+            )
+
+    def _check_decoded(self, site: int, secret: bytes | None, holders: tuple[int, ...]) -> bytes:
+        if secret is None:
+            raise self._inconsistent("decoded", site, holders, "do not lie on one polynomial")
+        return secret
+
+    def _check_commitment(self, site: int, secret: bytes, holders: tuple[int, ...]) -> None:
+        if masks.commitment(self.contexts.setup, site, secret) != self._commitments[site]:
+            raise self._inconsistent(
+                "commitment", site, holders, "give another self seed than the one committed to"
+            )
+
+    def _check_mask_key(self, site: int, secret: bytes, holders: tuple[int, ...]) -> None:
+        if public_key(secret) != self._adverts[site][:KEY_SIZE]:
+            raise self._inconsistent(
+                "mask-key", site, holders, "give another mask key than the one advertised"
+            )
+
+    def _check_sum_range(self, total: Any, survivors: tuple[int, ...]) -> None:
+        at = 0
+        for span, count in self.plan.pipeline.sum_span(len(survivors)):
+            part = total[at : at + count]
+            if part.size and (int(np.min(part)) < span.low or int(np.max(part)) > span.high):
+                raise PeerError(
+                    "the sum lies outside the range of honest inputs; a survivor sent a vector "
+                    "that the plan does not allow",
+                    rule="sum-range",
+                    suspects=self._names(survivors),
+                )
+            at += count
+
+    def _check_dump_age(self) -> None:
+        """A dump may lack the step that was closed last, but no more than that one."""
+        newest = self.journal.newest(self._journal_key)
+        current = int(Step.REVEAL) if self._done else int(self._step or 0)
+        if newest > current:
+            raise MisuseError(
+                f"the journal has step {newest}, this dump is older; load a newer one",
+                rule="dump-age",
+            )
+
+    def _inconsistent(self, rule: str, site: int, holders: tuple[int, ...], text: str) -> PeerError:
+        suspects = self._names({site, *holders})
+        return PeerError(
+            f"the shares of {self._name(site)} {text}; the round is aborted",
+            rule=rule,
+            sender=self._name(site),
+            suspects=suspects,
+        )

@@ -1,0 +1,360 @@
+"""Party: one role in one round, sans-I/O. What all protocols' parties share.
+
+A party turns bytes into events and never touches a network, a clock that matters or a disk
+(but for its journal). Bytes pass three gates before a protocol sees them: the frame is split
+within the plan's limits, its trailer is verified, and its place in the round is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeVar
+
+import msgspec
+
+from .errors import AuthenticationError, DecodeError, MisuseError, PeerError, SecAggError
+from .events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
+from .floors import Floors
+from .journal import Journal
+from .keys import Identity, digest_of, verify
+from .plan import Plan
+from .roster import SERVER_NAME
+from .wire import (
+    DIGEST_SIZE,
+    SERVER,
+    SIGNATURE_SIZE,
+    VERSION,
+    Buffer,
+    Frame,
+    Header,
+    decode_header,
+    encode_header,
+    frame_digest,
+    split_frame,
+    start_frame,
+)
+
+Entropy = Callable[[int], bytes]
+HeaderT = TypeVar("HeaderT", bound=Header)
+_DUMP_MAGIC: Final = b"secagg dump 1\n"
+_MOST_SESSION: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One message type: who sends it, in which step, under which context."""
+
+    number: int
+    step: Step
+    header: type[Header]
+    from_site: bool
+    per_round: bool  # False: bound to the setup context, which no model has touched
+
+
+class Contexts:
+    """The two contexts that bind every key, trailer and signature of a round."""
+
+    __slots__ = ("model_hash", "parameters", "setup")
+
+    def __init__(self, plan: Plan, session: bytes, round_number: int) -> None:
+        self.setup = digest_of(
+            b"secagg setup context v1",
+            bytes([VERSION]),
+            plan.digest,
+            plan.roster.epoch.to_bytes(4, "little"),
+            session,
+            round_number.to_bytes(8, "little"),
+        )
+        self.model_hash: bytes | None = None
+        self.parameters = b""
+
+    @property
+    def round(self) -> bytes:
+        """The setup context, the broadcast model and the round's parameters."""
+        if self.model_hash is None:
+            raise MisuseError(
+                "the model of this round is not set; give it at construction or use_model()",
+                rule="model",
+            )
+        return digest_of(b"secagg round context v1", self.setup, self.model_hash, self.parameters)
+
+
+class Party:
+    """Base of clients, servers and holders."""
+
+    role: ClassVar[str] = ""
+    kinds: ClassVar[Mapping[int, Kind]] = {}
+
+    def __init__(
+        self,
+        plan: Plan,
+        index: int,
+        *,
+        identity: Identity | None,
+        session: bytes | str,
+        round: int,
+        model: Buffer | None,
+        journal: Journal,
+        entropy: Entropy | None = None,
+    ) -> None:
+        self.plan = plan
+        self.index = index
+        self.identity = identity
+        self.session = session.encode() if isinstance(session, str) else bytes(session)
+        self.round = round
+        self.journal = journal
+        self._check_session()
+        self._check_identity()
+        self.contexts = Contexts(plan, self.session, round)
+        self._entropy: Entropy = entropy or secrets.token_bytes
+        self._ended: SecAggError | None = None
+        # Digest of each authentic message that was accepted, by (kind, sender).
+        self._accepted: dict[tuple[int, int], bytes] = {}
+        # One journal may serve several parties of a machine, so its key names this one.
+        self._journal_key = digest_of(
+            b"secagg journal key v1", self.contexts.setup, index.to_bytes(4, "little")
+        )
+        if model is not None:
+            self.use_model(model)
+
+    # Rules that every party applies.
+
+    def _check_session(self) -> None:
+        if not 1 <= len(self.session) <= _MOST_SESSION:
+            raise MisuseError(f"a session has 1 to {_MOST_SESSION} bytes", rule="session")
+        if isinstance(self.round, bool) or not isinstance(self.round, int):
+            raise MisuseError("a round is an integer", rule="session")
+        if not 0 <= self.round < 1 << 63:
+            raise MisuseError("a round lies in 0..2^63-1", rule="session")
+
+    def _check_identity(self) -> None:
+        if self.identity is None:
+            if self.plan.signed:
+                raise MisuseError(
+                    "a malicious-server plan signs every message; give the identity",
+                    rule="identity",
+                )
+        elif self.identity.public != self._public(self.index):
+            raise MisuseError(
+                f"the identity is not the one that the roster pins for {self.name}",
+                rule="identity",
+            )
+
+    def _check_frame(self, data: Buffer) -> Frame:
+        frame = split_frame(data, trailer_size=self._trailer_size, most=self._most(data))
+        if frame.kind not in self.kinds or self.kinds[frame.kind].from_site == (
+            self.role == "client"
+        ):
+            raise DecodeError("not a message for this role", rule="frame")
+        return frame
+
+    def _check_route(self, frame: Frame, sender: str | None) -> None:
+        known = (
+            frame.sender < self.plan.clients if self.role == "server" else (frame.sender == SERVER)
+        )
+        if not known or frame.recipient != self.index:
+            raise AuthenticationError("sender or recipient does not fit", rule="route")
+        if sender is not None and sender != self._name(frame.sender):
+            raise AuthenticationError(
+                "the transport names another sender than the frame", rule="route", sender=sender
+            )
+
+    def _check_trailer(self, frame: Frame, digest: bytes) -> None:
+        sender = self._name(frame.sender)
+        if self.plan.signed:
+            verify(self._public(frame.sender), digest, frame.trailer, rule="trailer", sender=sender)
+        elif not hmac.compare_digest(frame.trailer, digest):
+            raise AuthenticationError(
+                "the trailer does not match: bytes changed, or another plan, session, round or "
+                "model",
+                rule="trailer",
+                sender=sender,
+            )
+
+    def _check_tail_length(self, frame: Frame, expected: int) -> None:
+        if frame.tail.nbytes != expected:
+            raise DecodeError(
+                f"{frame.tail.nbytes} bytes after the header, {expected} expected",
+                rule="tail-length",
+                sender=self._name(frame.sender),
+            )
+
+    # What parties are built from.
+
+    @property
+    def name(self) -> str:
+        """This party's name in the roster."""
+        return self._name(self.index)
+
+    def _name(self, index: int) -> str:
+        return SERVER_NAME if index == SERVER else self.plan.roster.sites[index][0]
+
+    def _names(self, indices: Any) -> tuple[str, ...]:
+        return tuple(self._name(i) for i in sorted(indices))
+
+    def _public(self, index: int) -> bytes:
+        roster = self.plan.roster
+        return roster.server if index == SERVER else roster.sites[index][1]
+
+    @property
+    def _trailer_size(self) -> int:
+        return SIGNATURE_SIZE if self.plan.signed else DIGEST_SIZE
+
+    def _most(self, data: Buffer) -> int:
+        """Largest frame that the plan allows for the kind that ``data`` claims."""
+        raise NotImplementedError
+
+    def use_model(self, model: Buffer, parameters: bytes = b"") -> None:
+        """Set the broadcast model (its bytes) and the round's parameters, once.
+
+        Sites whose models differ derive different masks and cannot be summed, so a server
+        that sends crafted models to some sites learns nothing from them.
+        """
+        digest = hashlib.sha256(model).digest()
+        contexts = self.contexts
+        if contexts.model_hash is not None and (contexts.model_hash, contexts.parameters) != (
+            digest,
+            parameters,
+        ):
+            raise MisuseError("this round has another model already", rule="model")
+        contexts.model_hash, contexts.parameters = digest, parameters
+
+    def _context(self, kind: Kind) -> bytes:
+        return self.contexts.round if kind.per_round else self.contexts.setup
+
+    def _seal_frame(self, buffer: bytearray, digest: bytes) -> bytes:
+        """Write the trailer into a frame whose other bytes are done."""
+        trailer = digest
+        if self.plan.signed and self.identity is not None:
+            trailer = self.identity.sign(digest)
+        buffer[-len(trailer) :] = trailer
+        return bytes(buffer)
+
+    def _frame(
+        self, kind: Kind, recipient: int, header: Header, tail: Buffer = b""
+    ) -> tuple[bytes, bytes]:
+        """A whole frame of this party, and its digest."""
+        encoded = encode_header(header)
+        size = memoryview(tail).nbytes
+        buffer, view = start_frame(
+            kind.number, self.index, recipient, encoded, size, self._trailer_size
+        )
+        view[:] = tail
+        view.release()
+        digest = frame_digest(
+            self._context(kind), kind.number, self.index, recipient, encoded, tail
+        )
+        return self._seal_frame(buffer, digest), digest
+
+    def _authenticate(self, data: Buffer, sender: str | None) -> tuple[Frame, bytes]:
+        """Frame and digest of authentic bytes; :class:`PeerError` for all others."""
+        frame = self._check_frame(data)
+        self._check_route(frame, sender)
+        digest = frame.digest(self._context(self.kinds[frame.kind]))
+        self._check_trailer(frame, digest)
+        return frame, digest
+
+    def _header(self, frame: Frame, kind: type[HeaderT]) -> HeaderT:
+        return decode_header(kind, frame.header)
+
+    def _tail(self, frame: Frame, expected: int) -> memoryview:
+        self._check_tail_length(frame, expected)
+        return frame.tail
+
+    def _claim(self, step: int, digest: bytes, reply: bytes) -> bytes:
+        """Claim a step in the journal; a conflict ends this party."""
+        try:
+            return self.journal.claim(self._journal_key, step, digest, reply)
+        except SecAggError as error:
+            self._ended = error
+            raise
+
+    def _require_alive(self) -> None:
+        if self._ended is not None:
+            raise MisuseError(
+                f"this party was ended by rule {self._ended.rule!r}", rule="ended"
+            ) from self._ended
+
+    # Contract.
+
+    def start(self) -> list[Event]:
+        """Begin the round."""
+        raise NotImplementedError
+
+    def receive(self, data: Buffer, *, sender: str | None = None) -> list[Event]:
+        """Take one message. ``sender`` is who the transport says it is from; without it, the
+        claim in the frame stands (a semi-honest plan then relies on the caller)."""
+        raise NotImplementedError
+
+    def _state(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def dump(self) -> bytes:
+        """Everything but identity and journal, secrets included: store it sealed
+        (:func:`secagg.seal`), before transmitting what the last call returned."""
+        contexts = self.contexts
+        state = {
+            "role": self.role,
+            "plan": self.plan.digest,
+            "index": self.index,
+            "session": self.session,
+            "round": self.round,
+            "model": contexts.model_hash,
+            "parameters": contexts.parameters,
+            "ended": None if self._ended is None else [str(self._ended), self._ended.rule],
+            "accepted": [[k, s, d] for (k, s), d in self._accepted.items()],
+            "state": self._state(),
+        }
+        body = msgspec.msgpack.encode(state)
+        return _DUMP_MAGIC + hashlib.sha256(body).digest() + body
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the content of a dump (:func:`secagg.load` calls this)."""
+        self.contexts.model_hash = state["model"]
+        self.contexts.parameters = state["parameters"]
+        if state["ended"] is not None:
+            text, rule = state["ended"]
+            self._ended = PeerError(text, rule=rule)
+        self._accepted = {(k, s): d for k, s, d in state["accepted"]}
+        self._restore(state["state"])
+
+
+def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
+    """The checked content of a dump; :class:`MisuseError` where it is cut or of another plan."""
+    data = bytes(data)
+    start = len(_DUMP_MAGIC) + DIGEST_SIZE
+    body = data[start:]
+    if not data.startswith(_DUMP_MAGIC) or not hmac.compare_digest(
+        data[len(_DUMP_MAGIC) : start], hashlib.sha256(body).digest()
+    ):
+        raise MisuseError("the dump is cut or changed", rule="dump")
+    state: dict[str, Any] = msgspec.msgpack.decode(body)
+    if state["plan"] != plan.digest:
+        raise MisuseError("the dump belongs to another plan", rule="dump")
+    return state
+
+
+__all__ = [
+    "Aggregate",
+    "Contexts",
+    "Done",
+    "Dropped",
+    "Entropy",
+    "Event",
+    "Floors",
+    "Ignored",
+    "Kind",
+    "Party",
+    "Progress",
+    "Send",
+    "Step",
+    "StepCost",
+    "read_dump",
+]

@@ -1,0 +1,527 @@
+"""Plan: everything the parties agree on before they start, and the only place for security
+parameters. A plan that would break its promise cannot be built."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from .errors import PlanError
+from .keys import digest_of
+from .parameters import GraphSecurity, graph_parameters, graph_security
+from .roster import Roster
+from .stages import Pipeline, Stage
+from .stages.pipeline import MOST_WEIGHT, STAGES
+
+Threat = Literal["semi-honest", "malicious-server"]
+THREATS: Final = ("semi-honest", "malicious-server")
+#: X25519, HKDF-SHA256, AES-128-CTR masks, XChaCha20-Poly1305 shares, Ed25519 signatures.
+SUITE: Final = "x25519-aes128ctr-ed25519-v1"
+SUITES: Final = (SUITE,)
+MOST_LENGTH: Final = 1 << 32
+#: Fewest and most statistical security bits a round of a sparse graph may have.
+SECURITY_BITS: Final = (20, 128)
+#: A recommended sparse graph fails for lack of shares with probability at most 2^-20 a round.
+CORRECTNESS_BITS: Final = 20
+#: Below this many sites the complete graph costs little and tolerates a server that turns.
+SPARSE_FROM: Final = 65
+_PLAN_LABEL: Final = b"secagg plan v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedSum:
+    """Pairwise masking (SecAgg, CCS 2017; SecAgg+, CCS 2020).
+
+    ``share_threshold`` shares of one site's secrets rebuild them; ``neighbours`` is the degree
+    of the graph, ``clients - 1`` for the complete one.
+    """
+
+    share_threshold: int
+    neighbours: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One frozen agreement. Every broken rule is a :class:`PlanError` that names it.
+
+    roster: sites, server and holders with their pinned keys.
+    length: coordinates of a site's vector.
+    stages: the local pipeline, first to last.
+    protocol: :class:`MaskedSum`.
+    threat: ``"semi-honest"`` or ``"malicious-server"``.
+    colluding: sites that may pool what they know with the server.
+    max_dropouts: sites that may be missing from the sum.
+    min_honest: honest sites that are always in the sum.
+    sites_receive: whether sites learn the sum (then every site is a potential insider).
+    suite: names the cryptographic primitives.
+    security_bits: statistical security per round of a sparse graph.
+    max_weight: largest integer weight of a site; above 1 the weight is summed too.
+    fixed_data: whether every round sums functions of the same data (no retraining on new data).
+    bits: bits a coordinate on the wire, or ``None`` for the fewest that cannot wrap.
+    privacy: plain claims for the layer above, as sorted (name, value) pairs.
+    """
+
+    roster: Roster
+    length: int
+    stages: tuple[Stage, ...]
+    protocol: MaskedSum
+    threat: Threat
+    colluding: int
+    max_dropouts: int
+    min_honest: int
+    sites_receive: bool
+    suite: str
+    security_bits: int
+    max_weight: int = 1
+    fixed_data: bool = False
+    bits: int | None = None
+    privacy: tuple[tuple[str, str | int | float], ...] | None = None
+    #: SHA-256 of the canonical bytes: parties with different plans cannot talk.
+    digest: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        self._check_field_types()
+        self._check_stage_kinds()
+        self._check_length()
+        self._check_weight()
+        self._check_threat()
+        self._check_suite()
+        self._check_security_bits()
+        self._check_honest_survivors()
+        self._check_insiders()
+        self._check_graph_shape()
+        self._check_share_threshold()
+        self._check_one_survivor_set()
+        self._check_sparse_threat()
+        self._check_sparse_security()
+        self._check_modulus()
+        encoded = msgspec.msgpack.encode(self.canonical())
+        object.__setattr__(self, "digest", digest_of(_PLAN_LABEL, encoded))
+
+    # Rules, in the order in which they are applied. Ids: masked_sum/rules.py.
+
+    def _check_field_types(self) -> None:
+        for name in ("length", "colluding", "max_dropouts", "min_honest", "security_bits"):
+            _integer(getattr(self, name), name)
+        _integer(self.max_weight, "max_weight")
+        for name in ("sites_receive", "fixed_data"):
+            if not isinstance(getattr(self, name), bool):
+                raise PlanError("true or false", rule="field-types", field=name)
+        if not isinstance(self.roster, Roster):
+            raise PlanError("a Roster", rule="field-types", field="roster")
+        if not isinstance(self.protocol, MaskedSum):
+            raise PlanError("a MaskedSum", rule="field-types", field="protocol")
+        _integer(self.protocol.share_threshold, "protocol.share_threshold")
+        _integer(self.protocol.neighbours, "protocol.neighbours")
+        if self.bits is not None:
+            _integer(self.bits, "bits")
+        if self.privacy is not None:
+            object.__setattr__(self, "privacy", tuple(sorted(tuple(p) for p in self.privacy)))
+            for pair in self.privacy:
+                if len(pair) != 2 or not isinstance(pair[0], str):
+                    raise PlanError("(name, value) pairs", rule="field-types", field="privacy")
+                if not isinstance(pair[1], (str, int, float)):
+                    raise PlanError("text or numbers", rule="field-types", field="privacy")
+
+    def _check_stage_kinds(self) -> None:
+        for stage in self.stages:
+            if STAGES.get(type(stage).__name__) is not type(stage):
+                raise PlanError(
+                    f"{type(stage).__name__} is not a stage that a plan can name; known are "
+                    + ", ".join(sorted(STAGES)),
+                    rule="stage-kinds",
+                    field="stages",
+                )
+
+    def _check_length(self) -> None:
+        if not 1 <= self.length <= MOST_LENGTH:
+            raise PlanError(f"from 1 to {MOST_LENGTH} coordinates", rule="length", field="length")
+
+    def _check_weight(self) -> None:
+        if not 1 <= self.max_weight <= MOST_WEIGHT:
+            raise PlanError(f"from 1 to {MOST_WEIGHT}", rule="weight", field="max_weight")
+
+    def _check_threat(self) -> None:
+        if self.threat not in THREATS:
+            raise PlanError(f"one of {', '.join(THREATS)}", rule="threat", field="threat")
+
+    def _check_suite(self) -> None:
+        if self.suite not in SUITES:
+            raise PlanError(f"one of {', '.join(SUITES)}", rule="suite", field="suite")
+
+    def _check_security_bits(self) -> None:
+        low, high = SECURITY_BITS
+        if not low <= self.security_bits <= high:
+            raise PlanError(f"from {low} to {high}", rule="security-bits", field="security_bits")
+
+    def _check_honest_survivors(self) -> None:
+        for name in ("colluding", "max_dropouts"):
+            if getattr(self, name) < 0:
+                raise PlanError("not negative", rule="honest-survivors", field=name)
+        if self.min_honest < 2:
+            raise PlanError(
+                "at least 2: a sum with one honest site is that site's vector",
+                rule="honest-survivors",
+                field="min_honest",
+            )
+        left = self.min_survivors - self.colluding
+        if left < self.min_honest:
+            raise PlanError(
+                f"{self.clients} sites less {self.max_dropouts} dropouts less {self.colluding} "
+                f"colluding leave {left} honest ones, fewer than {self.min_honest}",
+                rule="honest-survivors",
+                field="min_honest",
+            )
+
+    def _check_insiders(self) -> None:
+        if self.sites_receive and self.colluding < 1:
+            raise PlanError(
+                "at least 1 where sites receive the sum: each of them can subtract its own vector",
+                rule="insiders",
+                field="colluding",
+            )
+
+    def _check_graph_shape(self) -> None:
+        k = self.protocol.neighbours
+        if k == self.clients - 1 or (k % 2 == 0 and 2 <= k < self.clients - 1):
+            return
+        raise PlanError(
+            f"{self.clients - 1} for the complete graph, or an even number from 2 to "
+            f"{self.clients - 2}",
+            rule="graph-shape",
+            field="neighbours",
+        )
+
+    def _check_share_threshold(self) -> None:
+        t, k = self.protocol.share_threshold, self.protocol.neighbours
+        if not 2 <= t <= k + 1:
+            raise PlanError(
+                f"from 2 to {k + 1}, the holders of one site's shares",
+                rule="share-threshold",
+                field="share_threshold",
+            )
+        if not self.complete:
+            return
+        if t > self.min_survivors:
+            raise PlanError(
+                f"{t} shares are needed and only {self.min_survivors} sites are sure to survive",
+                rule="share-threshold",
+                field="share_threshold",
+            )
+        if t <= self.colluding:
+            raise PlanError(
+                f"{self.colluding} colluding sites would hold {t} shares of everybody",
+                rule="share-threshold",
+                field="share_threshold",
+            )
+
+    def _check_one_survivor_set(self) -> None:
+        t, n, c = self.protocol.share_threshold, self.clients, self.colluding
+        if self.threat == "malicious-server" and self.complete and 2 * t <= n + c:
+            raise PlanError(
+                f"twice {t} does not exceed {n} sites + {c} colluding: a server could have two "
+                "survivor sets confirmed and open one site's vector "
+                f"(it takes {(n + c) // 2 + 1})",
+                rule="one-survivor-set",
+                field="share_threshold",
+            )
+
+    def _check_sparse_threat(self) -> None:
+        if not self.complete and self.threat != "semi-honest":
+            raise PlanError(
+                "a sparse graph is drawn by the server, so it needs the semi-honest threat",
+                rule="sparse-threat",
+                field="neighbours",
+            )
+
+    def _check_sparse_security(self) -> None:
+        if self.complete:
+            return
+        found = self.graph_security()
+        if found.security_bits < self.security_bits:
+            raise PlanError(
+                f"this graph gives {_bits(found.security_bits)} a round "
+                f"({_bits(found.capture_bits)} against captured neighbours, "
+                f"{_bits(found.connectivity_bits)} against a split graph), "
+                f"{self.security_bits} are asked for",
+                rule="sparse-security",
+                field="neighbours",
+            )
+
+    def _check_modulus(self) -> None:
+        need = self.bits_needed
+        if need > 64:
+            raise PlanError(
+                f"the sum needs {need} bits a coordinate, at most 64 exist; lower the levels, "
+                "the range or max_weight",
+                rule="modulus",
+                field="stages",
+            )
+        if self.bits is not None and not need <= self.bits <= 64:
+            raise PlanError(
+                f"{self.bits} bits a coordinate, the sum needs {need} (at most 64)",
+                rule="modulus",
+                field="bits",
+            )
+
+    # What follows from the fields.
+
+    @property
+    def clients(self) -> int:
+        """Sites in the roster."""
+        return len(self.roster.sites)
+
+    @property
+    def min_survivors(self) -> int:
+        """Fewest sites a sum may have."""
+        return self.clients - self.max_dropouts
+
+    @property
+    def complete(self) -> bool:
+        """Whether every two sites share a mask."""
+        return self.protocol.neighbours == self.clients - 1
+
+    @property
+    def signed(self) -> bool:
+        """Whether messages carry signatures and survivors need consent."""
+        return self.threat == "malicious-server"
+
+    def graph_security(self) -> GraphSecurity:
+        """Statistical security per round of this plan's graph, in bits."""
+        return graph_security(
+            self.clients,
+            self.colluding,
+            self.max_dropouts,
+            self.protocol.neighbours,
+            self.protocol.share_threshold,
+        )
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages composed for this length and weight."""
+        return _pipeline(self.stages, self.length, self.max_weight)
+
+    @property
+    def bits_needed(self) -> int:
+        """Fewest bits a coordinate with which no sum of honest inputs can wrap."""
+        need = 1
+        for span, _ in self.pipeline.sum_span(self.clients):
+            if max(-span.low, span.high) >= 1 << 63:
+                # The lifted sum is an int64; beyond it is beyond 64 bits for this purpose.
+                return max(65, (span.high - span.low).bit_length())
+            need = max(need, (span.high - span.low).bit_length())
+        return need
+
+    @property
+    def wire_bits(self) -> int:
+        """Bits a coordinate on the wire: ring elements are integers modulo 2^wire_bits."""
+        return self.bits if self.bits is not None else self.bits_needed
+
+    @property
+    def lane(self) -> np.dtype[Any]:
+        """Smallest of uint16, uint32, uint64 that holds a ring element."""
+        return np.dtype(
+            np.uint16 if self.wire_bits <= 16 else f"u{4 if self.wire_bits <= 32 else 8}"
+        )
+
+    @property
+    def ring_length(self) -> int:
+        """Coordinates that travel: the vector and its extras."""
+        return self.pipeline.total_length
+
+    def canonical(self) -> list[Any]:
+        """Plain values whose msgpack form is the canonical encoding."""
+        stages = [
+            [type(stage).__name__] + [getattr(stage, f.name) for f in fields(stage)]  # type: ignore[arg-type]
+            for stage in self.stages
+        ]
+        rest = [getattr(self, f.name) for f in fields(self) if f.name not in _SPECIAL]
+        privacy = None if self.privacy is None else [list(pair) for pair in self.privacy]
+        protocol = ["MaskedSum", self.protocol.share_threshold, self.protocol.neighbours]
+        return ["plan", 1, self.roster.canonical(), stages, protocol, privacy, *rest]
+
+    @classmethod
+    def recommend(
+        cls,
+        roster: Roster,
+        *,
+        length: int,
+        stages: tuple[Stage, ...],
+        threat: Threat,
+        colluding: int,
+        max_dropouts: int,
+        sites_receive: bool = True,
+        min_honest: int = 3,
+        neighbours: int | None = None,
+        security_bits: int = 40,
+        max_weight: int = 1,
+        fixed_data: bool = False,
+        bits: int | None = None,
+    ) -> Plan:
+        """A plan whose share threshold and graph are chosen; :meth:`explain` says why.
+
+        ``neighbours=None`` takes the sparse graph of the exact solver where the threat allows
+        it and the solver finds one, the complete graph otherwise.
+        """
+        n = len(roster.sites)
+        if neighbours is None:
+            protocol = _sparse(n, threat, colluding, max_dropouts, security_bits) or _complete(
+                n, threat, colluding, max_dropouts
+            )
+        elif neighbours == n - 1:
+            protocol = _complete(n, threat, colluding, max_dropouts)
+        else:
+            protocol = _fitted(n, colluding, max_dropouts, neighbours, security_bits)
+        return cls(
+            roster=roster,
+            length=length,
+            stages=tuple(stages),
+            protocol=protocol,
+            threat=threat,
+            colluding=colluding,
+            max_dropouts=max_dropouts,
+            min_honest=min_honest,
+            sites_receive=sites_receive,
+            suite=SUITE,
+            security_bits=security_bits,
+            max_weight=max_weight,
+            fixed_data=fixed_data,
+            bits=bits,
+        )
+
+    def explain(self, *, rounds: int = 1) -> list[str]:
+        """Why each number is what it is, one sentence each."""
+        n, c, t = self.clients, self.colluding, self.protocol.share_threshold
+        k, survive = self.protocol.neighbours, self.min_survivors
+        lines = [
+            f"At most {self.max_dropouts} of {n} sites may be missing, so a sum has at least "
+            f"{survive} sites; less {c} colluding, at least {survive - c} of them are honest "
+            f"(min_honest {self.min_honest}).",
+        ]
+        if self.complete:
+            lines.append(f"Complete graph: every site shares a mask with all {k} others.")
+            law = "exceeds" if 2 * t > n + c else "does not exceed"
+            lines.append(
+                f"share_threshold {t}: above the {c} colluding, at most the {survive} sure "
+                f"survivors, and 2 x {t} {law} {n} + {c}, so "
+                + (
+                    "no server can have two survivor sets revealed."
+                    if 2 * t > n + c
+                    else "only a server that follows the protocol is safe."
+                )
+            )
+        else:
+            found = self.graph_security()
+            lines.append(
+                f"Sparse graph of {k} neighbours, redrawn each round: "
+                f"{_bits(found.capture_bits)} against captured neighbours, "
+                f"{_bits(found.connectivity_bits)} against a split graph, together "
+                f"{_bits(found.security_bits)} a round; over {rounds} round(s) "
+                f"{_bits(found.security_bits - math.log2(max(1, rounds)))} remain."
+            )
+            lines.append(
+                f"share_threshold {t}: {_bits(found.correctness_bits)} against a round that "
+                "fails for lack of shares."
+            )
+        lines.append(
+            f"{self.wire_bits} bits a coordinate: the sum of {n} sites cannot wrap "
+            f"(it needs {self.bits_needed})."
+        )
+        if self.signed:
+            lines.append("Every message is signed and survivors are confirmed before any reveal.")
+        else:
+            lines.append("The server is trusted to follow the protocol; nothing is signed.")
+        return lines
+
+
+_SPECIAL: Final = frozenset({"roster", "stages", "protocol", "privacy", "digest"})
+
+
+def _integer(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PlanError("an integer", rule="field-types", field=name)
+
+
+def _bits(value: float) -> str:
+    return "certainty" if math.isinf(value) else f"{value:.1f} bits"
+
+
+@functools.lru_cache(maxsize=64)
+def _pipeline(stages: tuple[Stage, ...], length: int, max_weight: int) -> Pipeline:
+    return Pipeline(stages, length, max_weight)
+
+
+def _complete(n: int, threat: Threat, colluding: int, max_dropouts: int) -> MaskedSum:
+    # The two-list law also protects a semi-honest plan against a server that turns, and every
+    # share beyond the threshold is one that may be wrong, so the threshold is not raised above.
+    t = max((n + colluding) // 2 + 1, 2)
+    if t > n - max_dropouts and threat == "semi-honest":
+        t = max(n - max_dropouts, 2)
+    if t > n - max_dropouts:
+        raise PlanError(
+            f"{n} sites with {colluding} colluding against a malicious server need {t} survivors "
+            f"and so bear at most {max(0, n - t)} dropouts",
+            rule="one-survivor-set",
+            field="max_dropouts",
+        )
+    return MaskedSum(share_threshold=t, neighbours=n - 1)
+
+
+def _sparse(
+    n: int, threat: Threat, colluding: int, max_dropouts: int, security_bits: int
+) -> MaskedSum | None:
+    if threat != "semi-honest" or n < SPARSE_FROM:
+        return None
+    try:
+        found = graph_parameters(
+            n, colluding / n, max_dropouts / n, threat="semi-honest", security_bits=security_bits
+        )
+    except (PlanError, ZeroDivisionError):
+        return None
+    security = graph_security(n, colluding, max_dropouts, found.neighbours, found.threshold)
+    # The published search does not look at correctness again after raising a threshold of 1 to
+    # 2, which for small cohorts gives graphs that mostly fail; those take the complete graph.
+    if security.security_bits < security_bits or security.correctness_bits < CORRECTNESS_BITS:
+        return None
+    return MaskedSum(share_threshold=found.threshold, neighbours=found.neighbours)
+
+
+def _fitted(
+    n: int, colluding: int, max_dropouts: int, neighbours: int, security_bits: int
+) -> MaskedSum:
+    # The lowest threshold that is safe leaves the most room for dropouts.
+    for t in range(2, neighbours + 2):
+        if graph_security(n, colluding, max_dropouts, neighbours, t).security_bits >= security_bits:
+            return MaskedSum(share_threshold=t, neighbours=neighbours)
+    raise PlanError(
+        f"{neighbours} neighbours cannot give {security_bits} bits with {colluding} colluding "
+        f"and {max_dropouts} dropouts",
+        rule="sparse-security",
+        field="neighbours",
+    )
+
+
+def lift(plan: Plan, ring: Any) -> Any:
+    """The sum as int64 from ring elements modulo 2^wire_bits.
+
+    The window is the range that a sum over all clients may have, so no honest sum wraps.
+    """
+    bits = plan.wire_bits
+    out = np.empty(plan.ring_length, dtype=np.int64)
+    at = 0
+    for span, count in plan.pipeline.sum_span(plan.clients):
+        part = ring[at : at + count].astype(np.uint64)
+        low = np.uint64(span.low % (1 << 64))
+        part -= low
+        if bits < 64:
+            part &= np.uint64((1 << bits) - 1)
+        part += low
+        out[at : at + count] = part.view(np.int64)
+        at += count
+    return out

@@ -1,0 +1,148 @@
+"""Secure aggregation for federated learning: only the sum is ever seen.
+
+Start with :func:`aggregate` (all parties in memory) and :class:`Plan`; :func:`client` and
+:func:`server` are the same over bytes. What is and is not protected: ``docs/security-model.md``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secagg_protocols.errors import (
+        AuthenticationError,
+        BudgetError,
+        DecodeError,
+        EquivocationError,
+        MisuseError,
+        PeerError,
+        PlanError,
+        SecAggError,
+        ThresholdError,
+    )
+    from secagg_protocols.events import (
+        Aggregate,
+        Done,
+        Dropped,
+        Event,
+        Ignored,
+        Progress,
+        Send,
+        Step,
+        StepCost,
+    )
+    from secagg_protocols.floors import Floors
+    from secagg_protocols.journal import FileJournal, Journal, MemoryJournal
+    from secagg_protocols.keys import Identity, seal, unseal
+    from secagg_protocols.masked_sum import Client, Server
+    from secagg_protocols.parameters import (
+        GraphParameters,
+        GraphSecurity,
+        bonawitz17_expansion,
+        graph_parameters,
+        graph_security,
+        two_list_attack_possible,
+    )
+    from secagg_protocols.plan import SUITE, MaskedSum, Plan
+    from secagg_protocols.plan_file import dump_plan, load_plan
+    from secagg_protocols.roster import Roster
+    from secagg_protocols.stages import Bounds, ClipL2, ClipLinf, Integers, Quantise, Stage
+
+    from .api import aggregate, client, load, server
+
+__version__ = "0.1.0"
+
+# Name -> module that defines it. Resolved on first use, so that importing the package costs
+# next to nothing and loads no optional library.
+_HOMES = {
+    name: module
+    for module, names in {
+        "secagg_protocols.errors": (
+            "AuthenticationError BudgetError DecodeError EquivocationError MisuseError PeerError "
+            "PlanError SecAggError ThresholdError"
+        ),
+        "secagg_protocols.events": (
+            "Aggregate Done Dropped Event Ignored Progress Send Step StepCost"
+        ),
+        "secagg_protocols.floors": "Floors",
+        "secagg_protocols.journal": "FileJournal Journal MemoryJournal",
+        "secagg_protocols.keys": "Identity seal unseal",
+        "secagg_protocols.masked_sum": "Client Server",
+        "secagg_protocols.parameters": (
+            "GraphParameters GraphSecurity bonawitz17_expansion graph_parameters graph_security "
+            "two_list_attack_possible"
+        ),
+        "secagg_protocols.plan": "SUITE MaskedSum Plan",
+        "secagg_protocols.plan_file": "dump_plan load_plan",
+        "secagg_protocols.roster": "Roster",
+        "secagg_protocols.stages": "Bounds ClipL2 ClipLinf Integers Quantise Stage",
+        "secagg.api": "aggregate client load server",
+    }.items()
+    for name in names.split()
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'secagg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+__all__ = [
+    "SUITE",
+    "Aggregate",
+    "AuthenticationError",
+    "Bounds",
+    "BudgetError",
+    "Client",
+    "ClipL2",
+    "ClipLinf",
+    "DecodeError",
+    "Done",
+    "Dropped",
+    "EquivocationError",
+    "Event",
+    "FileJournal",
+    "Floors",
+    "GraphParameters",
+    "GraphSecurity",
+    "Identity",
+    "Ignored",
+    "Integers",
+    "Journal",
+    "MaskedSum",
+    "MemoryJournal",
+    "MisuseError",
+    "PeerError",
+    "Plan",
+    "PlanError",
+    "Progress",
+    "Quantise",
+    "Roster",
+    "SecAggError",
+    "Send",
+    "Server",
+    "Stage",
+    "Step",
+    "StepCost",
+    "ThresholdError",
+    "aggregate",
+    "bonawitz17_expansion",
+    "client",
+    "dump_plan",
+    "graph_parameters",
+    "graph_security",
+    "load",
+    "load_plan",
+    "seal",
+    "server",
+    "two_list_attack_possible",
+    "unseal",
+]

@@ -1,0 +1,214 @@
+"""The library in a few lines: :func:`aggregate`, and the same parties over bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from secagg_protocols.errors import MisuseError
+from secagg_protocols.events import Aggregate, Done, Event, Send, Step
+from secagg_protocols.floors import Floors
+from secagg_protocols.journal import Journal, MemoryJournal
+from secagg_protocols.keys import Identity
+from secagg_protocols.masked_sum import Client, Server
+from secagg_protocols.party import Entropy, read_dump
+from secagg_protocols.plan import Plan
+from secagg_protocols.roster import SERVER_NAME
+from secagg_protocols.wire import Buffer
+
+#: Called with (step, sender, recipient, bytes) for every message that is delivered.
+Tap = Callable[[Step, str, str, bytes], None]
+
+
+def client(
+    plan: Plan,
+    site: str,
+    *,
+    identity: Identity | None,
+    session: bytes | str,
+    round: int,
+    model: Buffer | None,
+    floors: Floors | None,
+    journal: Journal,
+    _entropy: Entropy | None = None,
+) -> Client:
+    """The party of ``site`` in one round.
+
+    identity: needed where the plan signs (``malicious-server``), else ``None``.
+    session: names the run, 1 to 64 bytes. round: 0, 1, ...
+    model: bytes of the broadcast model, or ``None`` to set it later with ``use_model``.
+    floors: what this site insists on; ``None`` takes the plan as it is.
+    journal: this site's own; a :class:`~secagg.FileJournal` where a restart must not forget.
+
+    Raises :class:`~secagg.MisuseError` for a stranger, a wrong identity or a floor.
+    """
+    return Client(
+        plan,
+        _index(plan, site),
+        identity=identity,
+        session=session,
+        round=round,
+        model=model,
+        floors=floors,
+        journal=journal,
+        entropy=_entropy,
+    )
+
+
+def server(
+    plan: Plan,
+    *,
+    identity: Identity | None,
+    session: bytes | str,
+    round: int,
+    model: Buffer | None,
+    journal: Journal,
+    _entropy: Entropy | None = None,
+) -> Server:
+    """The aggregator of one round; arguments as for :func:`client`."""
+    return Server(
+        plan,
+        identity=identity,
+        session=session,
+        round=round,
+        model=model,
+        journal=journal,
+        entropy=_entropy,
+    )
+
+
+def load(
+    data: Buffer,
+    plan: Plan,
+    identity: Identity | None,
+    journal: Journal,
+    *,
+    floors: Floors | None = None,
+    model: Buffer | None = None,
+) -> Client | Server:
+    """The party that ``dump()`` wrote, ready to go on.
+
+    ``model`` sets the broadcast model where the dump was taken before it was known. It cannot
+    undo one: the journal answers for what was already sent.
+    """
+    state = read_dump(data, plan)
+    common: dict[str, Any] = {
+        "identity": identity,
+        "session": state["session"],
+        "round": state["round"],
+        "model": None,
+        "journal": journal,
+    }
+    party: Client | Server
+    if state["role"] == "client":
+        party = Client(plan, state["index"], floors=floors, **common)
+    else:
+        party = Server(plan, **common)
+    party.restore(state)
+    if model is not None:
+        party.use_model(model, party.contexts.parameters)
+    return party
+
+
+def _index(plan: Plan, site: str) -> int:
+    try:
+        return plan.roster.index(site)
+    except KeyError:
+        raise MisuseError(f"{site!r} is not in the roster", rule="roster-member") from None
+
+
+def aggregate(
+    plan: Plan,
+    vectors: Mapping[str, Any],
+    *,
+    weights: Mapping[str, int] | None = None,
+    drop: Mapping[int | str, Iterable[str]] | None = None,
+    identities: Mapping[str, Identity] | None = None,
+    session: bytes | str = "local",
+    round: int = 0,
+    model: bytes = b"",
+    tap: Tap | None = None,
+) -> Aggregate:
+    """Run all parties of one round in memory, every byte encoded and decoded.
+
+    vectors: one array of shape ``(plan.length,)`` per site; a site without one takes no part.
+    weights: integer weight per site, 1 where absent.
+    drop: step (1 to 5, or its name) -> sites that fall silent before sending it.
+    identities: by name, ``"server"`` included; needed by ``malicious-server`` plans.
+
+    Raises :class:`~secagg.ThresholdError` where too few sites are left.
+    """
+    weights = weights or {}
+    identities = identities or {}
+    for name in (*vectors, *weights):
+        _index(plan, name)
+    gone = _schedule(plan, drop or {})
+    common: dict[str, Any] = {"session": session, "round": round, "model": model}
+    hub = server(plan, identity=identities.get(SERVER_NAME), journal=MemoryJournal(), **common)
+    clients = {
+        name: client(
+            plan,
+            name,
+            identity=identities.get(name),
+            floors=None,
+            journal=MemoryJournal(),
+            **common,
+        )
+        for name in plan.roster.names
+        if name in vectors
+    }
+    for name, party in clients.items():
+        # Every vector is checked before anybody sends anything.
+        party.submit(vectors[name], weights.get(name, 1))
+    return run_round(hub, clients, silent=gone, tap=tap)
+
+
+def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, Step]:
+    """Site -> first step that it does not send."""
+    gone: dict[str, Step] = {}
+    for key, names in drop.items():
+        try:
+            step = Step.of(key)
+        except ValueError as error:
+            raise MisuseError(str(error), rule="drop-schedule") from None
+        for name in names:
+            _index(plan, name)
+            gone[name] = min(step, gone.get(name, step))
+    return gone
+
+
+def run_round(
+    hub: Server,
+    clients: Mapping[str, Client],
+    *,
+    silent: Mapping[str, Step],
+    tap: Tap | None = None,
+) -> Aggregate:
+    """Deliver messages step by step, in order, until the server is done."""
+
+    def up(events: list[Event], name: str, step: Step) -> None:
+        for event in events:
+            if isinstance(event, Send) and not (name in silent and silent[name] <= step):
+                if tap is not None:
+                    tap(step, name, SERVER_NAME, event.data)
+                hub.receive(event.data, sender=name)
+
+    hub.start()
+    for name, party in clients.items():
+        up(party.start(), name, Step.ADVERTISE)
+    steps = [s for s in Step if s != Step.CONSENT or hub.plan.signed]
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        for event in hub.close_step():
+            if isinstance(event, Done):
+                if event.aggregate is not None:
+                    return event.aggregate
+            elif isinstance(event, Send):
+                if tap is not None:
+                    tap(step, SERVER_NAME, event.to, event.data)
+                answer = clients[event.to].receive(event.data, sender=SERVER_NAME)
+                if following is not None:
+                    up(answer, event.to, following)
+    raise RuntimeError("a round ended without a result")  # pragma: no cover - a bug of ours
+
+
+__all__ = ["aggregate", "client", "load", "run_round", "server"]
