@@ -389,11 +389,9 @@ class Client(ClientChecks):
             mean=total / weight if weight else None,
             weight=weight,
             survivors=self._names(survivors),
-            dropped={
-                name: "unknown"
-                for name in plan.roster.names
-                if name not in set(self._names(survivors))
-            },
+            dropped=dict.fromkeys(
+                self._names(set(range(plan.clients)) - set(survivors)), "unknown"
+            ),
             left={},
             suspects=(),
             noise_variance=0.0,
