@@ -34,6 +34,7 @@ from .wire import (
     decode_header,
     encode_header,
     frame_digest,
+    from_bitmap,
     split_frame,
     start_frame,
 )
@@ -144,13 +145,10 @@ class Party:
                 rule="identity",
             )
 
-    def _check_frame(self, data: Buffer) -> Frame:
-        frame = split_frame(data, trailer_size=self._trailer_size, most=self._most(data))
-        if frame.kind not in self.kinds or self.kinds[frame.kind].from_site == (
-            self.role == "client"
-        ):
-            raise DecodeError("not a message for this role", rule="frame")
-        return frame
+    def _check_limits(self, frame: Frame, size: int) -> None:
+        most = self._largest(self.kinds[frame.kind])
+        if size > most:
+            raise DecodeError(f"{size} bytes, at most {most} allowed", rule="limits")
 
     def _check_route(self, frame: Frame, sender: str | None) -> None:
         known = (
@@ -173,6 +171,14 @@ class Party:
                 "model",
                 rule="trailer",
                 sender=sender,
+            )
+
+    def _check_canonical(self, frame: Frame, header: Header) -> None:
+        if encode_header(header) != frame.header:
+            raise DecodeError(
+                "the header is not in canonical form",
+                rule="canonical",
+                sender=self._name(frame.sender),
             )
 
     def _check_tail_length(self, frame: Frame, expected: int) -> None:
@@ -204,8 +210,8 @@ class Party:
     def _trailer_size(self) -> int:
         return SIGNATURE_SIZE if self.plan.signed else DIGEST_SIZE
 
-    def _most(self, data: Buffer) -> int:
-        """Largest frame that the plan allows for the kind that ``data`` claims."""
+    def _largest(self, kind: Kind) -> int:
+        """Bytes of the largest frame of ``kind`` that the plan allows."""
         raise NotImplementedError
 
     def use_model(self, model: Buffer, parameters: bytes = b"") -> None:
@@ -252,14 +258,33 @@ class Party:
 
     def _authenticate(self, data: Buffer, sender: str | None) -> tuple[Frame, bytes]:
         """Frame and digest of authentic bytes; :class:`PeerError` for all others."""
-        frame = self._check_frame(data)
+        size = memoryview(data).nbytes
+        frame = split_frame(data, trailer_size=self._trailer_size)
+        kind = self.kinds.get(frame.kind)
+        if kind is None or kind.from_site == (self.role == "client"):
+            raise DecodeError("not a message for this role", rule="frame")
+        self._check_limits(frame, size)
         self._check_route(frame, sender)
         digest = frame.digest(self._context(self.kinds[frame.kind]))
         self._check_trailer(frame, digest)
         return frame, digest
 
     def _header(self, frame: Frame, kind: type[HeaderT]) -> HeaderT:
-        return decode_header(kind, frame.header)
+        try:
+            header = decode_header(kind, frame.header)
+        except DecodeError as error:
+            error.sender = self._name(frame.sender)
+            raise
+        self._check_canonical(frame, header)
+        return header
+
+    def _sites(self, frame: Frame, bitmap: bytes) -> tuple[int, ...]:
+        """Sites of a list in a frame's header, ascending."""
+        try:
+            return from_bitmap(bitmap, self.plan.clients)
+        except DecodeError as error:
+            error.sender = self._name(frame.sender)
+            raise
 
     def _tail(self, frame: Frame, expected: int) -> memoryview:
         self._check_tail_length(frame, expected)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+
 from secagg_native import bitpack
 
 from .errors import MisuseError, PeerError, ThresholdError
@@ -18,7 +19,7 @@ from .journal import MemoryJournal
 from .keys import SEED_SIZE, Identity, digest_of
 from .masked_sum import messages
 from .masked_sum.masks import aggregate_digest
-from .party import Party
+from .party import Kind, Party
 from .plan import Plan, lift
 from .roster import SERVER_NAME
 from .wire import SERVER, Buffer, to_bitmap
@@ -29,8 +30,8 @@ KINDS: Final = {messages.INPUT.number: messages.INPUT}
 class _PlainParty(Party):
     kinds = KINDS
 
-    def _most(self, data: Buffer) -> int:
-        return messages.largest_frame(self.plan, messages.INPUT)
+    def _largest(self, kind: Kind) -> int:
+        return messages.largest_frame(self.plan, kind)
 
 
 class PlainClient(_PlainParty):

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
 from secagg_native import field, keystream
 
 from .errors import DecodeError

@@ -2,7 +2,7 @@
 
 A frame is::
 
-    prefix   20 bytes   magic "SA", version, kind, sender, recipient, header length (u32 LE)
+    prefix   16 bytes   magic "SA", version, kind, sender, recipient, header length (u32 LE)
     header   msgpack    one fixed struct per kind, canonical
     tail     raw        its exact length follows from plan and header
     trailer  32 or 64   SHA-256, or an Ed25519 signature of that digest
@@ -45,12 +45,12 @@ HeaderT = TypeVar("HeaderT", bound=Header)
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame, split but not yet believed. ``tail`` is a view, not a copy."""
+    """One frame, split but not yet believed. Header and tail are views, not copies."""
 
     kind: int
     sender: int
     recipient: int
-    header: bytes
+    header: memoryview
     tail: memoryview
     trailer: bytes
 
@@ -60,12 +60,14 @@ class Frame:
 
 
 def frame_digest(
-    context: bytes, kind: int, sender: int, recipient: int, header: bytes, tail: Buffer
+    context: bytes, kind: int, sender: int, recipient: int, header: Buffer, tail: Buffer
 ) -> bytes:
     """Digest that a trailer carries or signs; ``context`` is 32 bytes."""
     prefix = _PREFIX.pack(MAGIC, VERSION, kind, sender, recipient, len(header))
-    inner = hashlib.sha256(tail).digest()
-    return hashlib.sha256(b"secagg frame v1" + context + prefix + header + inner).digest()
+    state = hashlib.sha256(b"secagg frame v1" + context + prefix)
+    state.update(header)
+    state.update(hashlib.sha256(tail).digest())
+    return state.digest()
 
 
 def start_frame(
@@ -79,17 +81,14 @@ def start_frame(
     return buffer, memoryview(buffer)[begin : begin + tail_size]
 
 
-def split_frame(data: Buffer, *, trailer_size: int, most: int) -> Frame:
-    """Split ``data`` into a frame without believing any of it.
+def split_frame(data: Buffer, *, trailer_size: int) -> Frame:
+    """Split ``data`` into a frame without believing any of it: views, no copies of the tail.
 
-    ``most`` is the largest size in bytes that the plan allows here. Raises
-    :class:`DecodeError` where the bytes cannot be a frame.
+    Raises :class:`DecodeError` where the bytes cannot be a frame.
     """
     view = memoryview(data)
     if view.ndim != 1 or view.itemsize != 1:
         view = view.cast("B")
-    if view.nbytes > most:
-        raise DecodeError(f"{view.nbytes} bytes, at most {most} allowed", rule="frame")
     if view.nbytes < PREFIX_SIZE + trailer_size:
         raise DecodeError(f"{view.nbytes} bytes are too few for a frame", rule="frame")
     magic, version, kind, sender, recipient, size = _PREFIX.unpack_from(view)
@@ -102,7 +101,7 @@ def split_frame(data: Buffer, *, trailer_size: int, most: int) -> Frame:
         kind=kind,
         sender=sender,
         recipient=recipient,
-        header=bytes(body[:size]),
+        header=body[:size],
         tail=body[size:],
         trailer=bytes(view[view.nbytes - trailer_size :]),
     )
@@ -116,15 +115,12 @@ def encode_header(header: Header) -> bytes:
     return _encoder.encode(header)
 
 
-def decode_header(kind: type[HeaderT], data: bytes) -> HeaderT:
-    """The header in ``data``; :class:`DecodeError` unless it is the canonical encoding."""
+def decode_header(kind: type[HeaderT], data: Buffer) -> HeaderT:
+    """The header in ``data``. That it is the canonical encoding is for the caller to check."""
     try:
-        header = msgspec.msgpack.decode(data, type=kind)
+        return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, ValueError, RecursionError, OverflowError) as error:
         raise DecodeError(f"bad {kind.__name__} header", rule="header") from error
-    if _encoder.encode(header) != data:
-        raise DecodeError(f"{kind.__name__} header is not canonical", rule="header")
-    return header
 
 
 def bitmap_size(clients: int) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from secagg_native import aes_ctr, openssl
 from secagg_native.aes_ctr import add_keystreams, keystream
 

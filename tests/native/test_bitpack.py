@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from secagg_native import bitpack
 from secagg_native.bitpack import check_padding, pack, packed_size, unpack, unpack_add
 

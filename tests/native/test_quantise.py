@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from secagg_native.quantise import dequantise, is_finite, quantise
 
 KEY, NONCE = bytes(range(16)), bytes(range(8))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
+
 from secagg_protocols import parameters
 from secagg_protocols.errors import PlanError
 from secagg_protocols.parameters import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from secagg_native import add_keystreams, bitpack
 
 from ..errors import (
@@ -20,6 +21,7 @@ from ..keys import (
     decrypt_once,
     encrypt_once,
 )
+from ..party import Kind
 from ..plan import Plan, lift
 from ..roster import SERVER_NAME
 from ..shamir import SHARE_SIZE, decode_shares, encode_shares, split
@@ -31,7 +33,6 @@ from ..wire import (
     Frame,
     encode_header,
     frame_digest,
-    from_bitmap,
     start_frame,
     to_bitmap,
 )
@@ -48,14 +49,6 @@ from .client_checks import (
     ClientChecks,
 )
 from .messages import SEALED_SIZE
-
-_AWAITED = {
-    messages.ADVERTS.number: ADVERTISED,
-    messages.SHARES_FOR.number: SHARED,
-    messages.SURVIVORS.number: MASKED,
-    messages.CONSENTS.number: CONSENTED,
-    messages.RESULT.number: REVEALED,
-}
 
 
 class Client(ClientChecks):
@@ -80,9 +73,8 @@ class Client(ClientChecks):
 
     # Contract.
 
-    def _most(self, data: Buffer) -> int:
-        kind = self.kinds.get(data[3]) if len(data) > 3 else None
-        return 0 if kind is None else messages.largest_frame(self.plan, kind)
+    def _largest(self, kind: Kind) -> int:
+        return messages.largest_frame(self.plan, kind)
 
     def start(self) -> list[Event]:
         """Advertise two fresh keys."""
@@ -112,10 +104,10 @@ class Client(ClientChecks):
             return [Ignored(error)]
         try:
             self._check_equivocation(frame, digest)
-            awaited = _AWAITED[frame.kind] == self._at
-            if not awaited or (frame.kind, frame.sender) in self._accepted:
-                text = "this message comes early, late or again"
-                return [Ignored(PeerError(text, rule="step-order", sender=SERVER_NAME))]
+            try:
+                self._check_step_order(frame)
+            except PeerError as error:
+                return [Ignored(error)]
             events = self._dispatch(frame)
         except SecAggError as error:
             self._end(error)
@@ -174,10 +166,10 @@ class Client(ClientChecks):
     def _on_adverts(self, frame: Frame) -> list[Event]:
         plan, own = self.plan, self._own()
         header = self._header(frame, messages.Adverts)
-        neighbours = from_bitmap(header.neighbours, plan.clients)
+        neighbours = self._sites(frame, header.neighbours)
         self._check_graph(neighbours)
         self._neighbours = neighbours
-        present = from_bitmap(header.present, plan.clients)
+        present = self._sites(frame, header.present)
         self._check_adverts_within(present)
         self._check_advert_cohort(present, header.cohort)
         self._check_advert_holders(present)
@@ -235,7 +227,7 @@ class Client(ClientChecks):
 
     def _on_shares(self, frame: Frame) -> list[Event]:
         header = self._header(frame, messages.SharesFor)
-        present = from_bitmap(header.present, self.plan.clients)
+        present = self._sites(frame, header.present)
         self._check_sharers_within(present)
         self._check_sharer_cohort(present, header.cohort)
         if self.index not in present:
@@ -321,7 +313,7 @@ class Client(ClientChecks):
         plan = self.plan
         header = self._header(frame, messages.Survivors)
         self._tail(frame, 0)
-        present = from_bitmap(header.present, plan.clients)
+        present = self._sites(frame, header.present)
         self._check_survivors_within(present)
         self._check_survivor_cohort(present, header.cohort)
         if self.index not in present:
@@ -337,7 +329,7 @@ class Client(ClientChecks):
 
     def _on_consents(self, frame: Frame) -> list[Event]:
         header = self._header(frame, messages.Consents)
-        signers = from_bitmap(header.signers, self.plan.clients)
+        signers = self._sites(frame, header.signers)
         self._check_consent_count(signers)
         self._check_consent_members(signers)
         tail = bytes(self._tail(frame, SIGNATURE_SIZE * len(signers)))
@@ -373,7 +365,7 @@ class Client(ClientChecks):
     def _on_result(self, frame: Frame) -> list[Event]:
         plan = self.plan
         header = self._header(frame, messages.Result)
-        survivors = from_bitmap(header.survivors, plan.clients)
+        survivors = self._sites(frame, header.survivors)
         self._check_result_survivors(survivors)
         size = messages.input_size(plan) if plan.sites_receive else 0
         packed = bytes(self._tail(frame, size))

@@ -18,6 +18,13 @@ from . import masks, messages
 
 # Where a client stands: what it waits for.
 NEW, ADVERTISED, SHARED, READY, MASKED, CONSENTED, REVEALED, FINISHED = range(8)
+AWAITED = {
+    messages.ADVERTS.number: ADVERTISED,
+    messages.SHARES_FOR.number: SHARED,
+    messages.SURVIVORS.number: MASKED,
+    messages.CONSENTS.number: CONSENTED,
+    messages.RESULT.number: REVEALED,
+}
 #: Step under which inputs per model are counted; rounds use the numbers of ``Step``.
 _INPUT_SLOTS = 1000
 
@@ -130,6 +137,11 @@ class ClientChecks(Party):
                 sender=SERVER_NAME,
                 digests=(known, digest),
             )
+
+    def _check_step_order(self, frame: Frame) -> None:
+        awaited = AWAITED[frame.kind] == self._at
+        if not awaited or (frame.kind, frame.sender) in self._accepted:
+            raise self._blame("step-order", "this message comes early, late or again")
 
     def _check_input_once(self) -> None:
         if self._pending is not None or self._at > READY:

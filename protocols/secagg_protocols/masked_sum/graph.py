@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from secagg_native import keystream
 
 from ..keys import hkdf

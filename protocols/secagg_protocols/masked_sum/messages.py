@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
+
 from secagg_native import packed_size
 
 from ..events import Step

@@ -1,4 +1,7 @@
-"""The rule table of the masked sum. ``protocols/specs/rules.md`` is made from it."""
+"""The rule table of the masked sum. ``protocols/specs/rules.md`` is made from it.
+
+``also=("structure",)`` marks a rule without which the attack finds no key to use.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +68,7 @@ PLAN_RULES: Final = (
         "neighbours even and below clients - 1, or clients - 1",
         "PlanError",
         "a graph that is not regular",
+        also=("graph-parameters",),
     ),
     Rule(
         "share-threshold",
@@ -127,13 +131,13 @@ PARTY_RULES: Final = (
         "a party under another's name",
     ),
     Rule(
-        "frame",
+        "limits",
         "party",
         "every message",
-        "a frame for this role, within the plan's limits",
+        "no larger than the plan allows for its kind",
         "DecodeError",
-        "memory exhaustion, confusion of kinds",
-        also=("trailer",),
+        "memory exhaustion",
+        also=("tail-length",),
     ),
     Rule(
         "route",
@@ -150,6 +154,14 @@ PARTY_RULES: Final = (
         "digest or pinned signature over context and content",
         "AuthenticationError",
         "changed bytes; replay from another plan, session, round, model",
+    ),
+    Rule(
+        "canonical",
+        "party",
+        "every message",
+        "the header is the one encoding of its content",
+        "DecodeError",
+        "two encodings of one message",
     ),
     Rule(
         "tail-length",
@@ -177,7 +189,6 @@ CLIENT_RULES: Final = (
         "k neighbours, not itself; complete: all others",
         "PeerError",
         "sites cut off from their peers",
-        also=("advert-cohort",),
     ),
     Rule(
         "adverts-within",
@@ -186,7 +197,6 @@ CLIENT_RULES: Final = (
         "adverts come from neighbours only",
         "PeerError",
         "strangers as holders",
-        also=("advert-cohort",),
     ),
     Rule(
         "advert-cohort",
@@ -219,9 +229,16 @@ CLIENT_RULES: Final = (
         "no key twice, none its own",
         "PeerError",
         "reflection; one peer counted twice",
-        also=("advert-signatures",),
     ),
-    Rule("sharers-within", "client", "share", "U2 within U1", "PeerError", "sites added late"),
+    Rule(
+        "sharers-within",
+        "client",
+        "share",
+        "U2 within U1",
+        "PeerError",
+        "sites added late",
+        also=("structure",),
+    ),
     Rule(
         "sharer-cohort",
         "client",
@@ -296,12 +313,21 @@ CLIENT_RULES: Final = (
         _SPLIT,
     ),
     Rule(
+        "step-order",
+        "client",
+        "every message",
+        "the message is the one awaited, and the first",
+        "PeerError",
+        "a survivor list before or after its time",
+    ),
+    Rule(
         "equivocation",
         "client",
         "every message",
         "one message of the server per step",
         "EquivocationError",
         "a server that sends two versions",
+        also=("step-order",),
     ),
     Rule(
         "dump-age",
@@ -331,12 +357,21 @@ CLIENT_RULES: Final = (
 
 SERVER_RULES: Final = (
     Rule(
+        "step-order",
+        "server",
+        "every message",
+        "the message is the one awaited, and the first",
+        "PeerError",
+        "a replayed input that counts twice; late inputs",
+    ),
+    Rule(
         "equivocation",
         "server",
         "every message",
         "one message of a site per step",
         "EquivocationError",
         "a site that sends two versions",
+        also=("step-order",),
     ),
     Rule(
         "fresh-keys",
@@ -401,6 +436,7 @@ SERVER_RULES: Final = (
         "the shares decode within their redundancy",
         "PeerError",
         "wrong shares that change the sum",
+        also=("commitment",),
     ),
     Rule(
         "commitment",
@@ -417,6 +453,7 @@ SERVER_RULES: Final = (
         "a mask seed gives the advertised key",
         "PeerError",
         "a dealer who shares another seed",
+        also=("sum-range",),
     ),
     Rule(
         "sum-range",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+
 from secagg_native import add_keystreams, bitpack
 
 from ..errors import MisuseError, PeerError, SecAggError
@@ -15,7 +16,7 @@ from ..keys import SEED_SIZE, digest_of
 from ..party import Kind
 from ..plan import Plan, lift
 from ..shamir import SHARE_SIZE, decode_shares
-from ..wire import SERVER, Buffer, Frame, Header, from_bitmap, to_bitmap
+from ..wire import SERVER, Buffer, Frame, Header, to_bitmap
 from . import masks, messages
 from .graph import draw
 from .messages import SEALED_SIZE
@@ -58,9 +59,8 @@ class Server(ServerChecks):
 
     # Contract.
 
-    def _most(self, data: Buffer) -> int:
-        kind = self.kinds.get(data[3]) if len(data) > 3 else None
-        return 0 if kind is None else messages.largest_frame(self.plan, kind)
+    def _largest(self, kind: Kind) -> int:
+        return messages.largest_frame(self.plan, kind)
 
     def start(self) -> list[Event]:
         """Open step 1; nothing is sent."""
@@ -88,8 +88,10 @@ class Server(ServerChecks):
         try:
             self._check_equivocation(frame, digest)
             kind = self.kinds[frame.kind]
-            if not self._expects(kind, site) or (frame.kind, site) in self._accepted:
-                return [self._out_of_step(site)]
+            try:
+                self._check_step_order(kind, site)
+            except PeerError as error:
+                return [Ignored(error)]
             size = memoryview(data).nbytes
             self._take(kind, frame)
         except PeerError as error:
@@ -98,22 +100,6 @@ class Server(ServerChecks):
         self._received += size
         have, most = self._arrived()
         return [Progress(kind.step, have, self._need(), most)]
-
-    def _out_of_step(self, site: int) -> Ignored:
-        text = "this message comes early, late, again, or from a site that left"
-        return Ignored(PeerError(text, rule="step-order", sender=self._name(site)))
-
-    def _expects(self, kind: Kind, site: int) -> bool:
-        if self._done or kind.step != self._step or site in self._faulty:
-            return False
-        members: Iterable[int] = {
-            Step.ADVERTISE: range(self.plan.clients),
-            Step.SHARE: self._u1,
-            Step.INPUT: self._u2,
-            Step.CONSENT: self._u3,
-            Step.REVEAL: self._u3,
-        }[kind.step]
-        return site in members
 
     def _drop(self, site: int, error: SecAggError) -> list[Event]:
         """End a site. An input that was added stays in the sum; its self mask is recovered."""
@@ -178,6 +164,12 @@ class Server(ServerChecks):
             Step.REVEAL: self._on_reveal,
         }[kind.step](frame)
 
+    def _require_sites(self, step: Step, have: int, need: int) -> None:
+        self._check_enough(step, have, need)
+
+    def _require_holders(self, step: Step, site: int, have: int) -> None:
+        self._check_holders(step, site, have)
+
     # Step 1: adverts.
 
     def _on_advert(self, frame: Frame) -> None:
@@ -191,14 +183,14 @@ class Server(ServerChecks):
 
     def _close_adverts(self) -> list[Event]:
         plan = self.plan
-        self._check_enough(Step.ADVERTISE, len(self._adverts), plan.min_survivors)
+        self._require_sites(Step.ADVERTISE, len(self._adverts), plan.min_survivors)
         self._u1 = tuple(sorted(self._adverts))
         self._graph = draw(plan, self._graph_seed)
         advertised = set(self._u1)
         out: list[tuple[int, Header, bytes]] = []
         for site in self._u1:
             present = [peer for peer in self._graph[site] if peer in advertised]
-            self._check_holders(Step.ADVERTISE, site, len(present) + 1)
+            self._require_holders(Step.ADVERTISE, site, len(present) + 1)
             tail = b"".join(
                 self._adverts[peer] + self._signatures.get(peer, b"") for peer in present
             )
@@ -225,7 +217,7 @@ class Server(ServerChecks):
 
     def _close_shares(self) -> list[Event]:
         plan = self.plan
-        self._check_enough(Step.SHARE, len(self._sealed), plan.min_survivors)
+        self._require_sites(Step.SHARE, len(self._sealed), plan.min_survivors)
         self._u2 = tuple(sorted(self._sealed))
         sharers = set(self._u2)
         places = {
@@ -237,7 +229,7 @@ class Server(ServerChecks):
             dealers = [peer for peer in self._graph[site] if peer in sharers]
             inside = site in sharers
             if inside:
-                self._check_holders(Step.SHARE, site, len(dealers) + 1)
+                self._require_holders(Step.SHARE, site, len(dealers) + 1)
             header = messages.SharesFor(
                 to_bitmap([*dealers, site] if inside else dealers, plan.clients), len(self._u2)
             )
@@ -262,14 +254,14 @@ class Server(ServerChecks):
 
     def _close_inputs(self) -> list[Event]:
         plan = self.plan
-        self._check_enough(Step.INPUT, len(self._inputs), plan.min_survivors)
+        self._require_sites(Step.INPUT, len(self._inputs), plan.min_survivors)
         self._u3 = tuple(sorted(self._inputs))
         survivors = set(self._u3)
         out: list[tuple[int, Header, bytes]] = []
         for site in self._u2:
             part = [peer for peer in (*self._graph[site], site) if peer in survivors]
             if site in survivors:
-                self._check_holders(Step.INPUT, site, len(part))
+                self._require_holders(Step.INPUT, site, len(part))
             header = messages.Survivors(to_bitmap(part, plan.clients), len(self._u3))
             out.append((site, header, b""))
         after = Step.CONSENT if plan.signed else Step.REVEAL
@@ -289,7 +281,7 @@ class Server(ServerChecks):
     def _close_consents(self) -> list[Event]:
         plan = self.plan
         need = plan.protocol.share_threshold
-        self._check_enough(Step.CONSENT, len(self._consents), need)
+        self._require_sites(Step.CONSENT, len(self._consents), need)
         signers = sorted(self._consents)[:need]
         tail = b"".join(self._consents[site] for site in signers)
         header = messages.Consents(to_bitmap(signers, plan.clients))
@@ -302,7 +294,7 @@ class Server(ServerChecks):
         header = self._header(frame, messages.Reveal)
         site = frame.sender
         relations = sorted((*self._within(site, self._u2), site))
-        missing = set(from_bitmap(header.missing, self.plan.clients))
+        missing = set(self._sites(frame, header.missing))
         self._check_reveal_relations(site, missing, set(relations))
         given = tuple(peer for peer in relations if peer not in missing)
         tail = bytes(self._tail(frame, SHARE_SIZE * len(given)))
@@ -312,7 +304,7 @@ class Server(ServerChecks):
     def _close_reveals(self) -> list[Event]:
         plan = self.plan
         need = plan.protocol.share_threshold
-        self._check_enough(Step.REVEAL, len(self._reveals), need)
+        self._require_sites(Step.REVEAL, len(self._reveals), need)
         survivors = set(self._u3)
         # The mask seed of a site none of whose neighbours survived is in nobody's way.
         wanted = [s for s in self._u2 if s in survivors or self._within(s, self._u3)]
@@ -321,9 +313,10 @@ class Server(ServerChecks):
         mask_seeds: dict[int, bytes] = {}
         for holders, dealers in recovery.groups(wanted).items():
             for site in dealers:
-                self._check_holders(Step.REVEAL, site, len(holders))
+                self._require_holders(Step.REVEAL, site, len(holders))
             for site, secret in zip(dealers, recovery.recover(holders, dealers, need), strict=True):
-                found = self._check_decoded(site, secret, holders)
+                self._check_decoded(site, secret, holders)
+                found = bytes(SEED_SIZE) if secret is None else secret
                 if site in survivors:
                     self._check_commitment(site, found, holders)
                     self_seeds[site] = found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
 from secagg_native import check_padding
 
 from ..errors import DecodeError, EquivocationError, MisuseError, PeerError, ThresholdError
 from ..events import Step
 from ..keys import KEY_SIZE, agree, public_key
-from ..party import Party
+from ..party import Kind, Party
 from ..wire import Frame
 from . import masks
 
@@ -24,6 +26,10 @@ class ServerChecks(Party):
     _done: bool
     _adverts: dict[int, bytes]
     _commitments: dict[int, bytes]
+    _u1: tuple[int, ...]
+    _u2: tuple[int, ...]
+    _u3: tuple[int, ...]
+    _faulty: set[int]
 
     def _check_equivocation(self, frame: Frame, digest: bytes) -> None:
         known = self._accepted.get((frame.kind, frame.sender))
@@ -33,6 +39,22 @@ class ServerChecks(Party):
                 rule="equivocation",
                 sender=self._name(frame.sender),
                 digests=(known, digest),
+            )
+
+    def _check_step_order(self, kind: Kind, site: int) -> None:
+        members: Mapping[Step, Iterable[int]] = {
+            Step.ADVERTISE: range(self.plan.clients),
+            Step.SHARE: self._u1,
+            Step.INPUT: self._u2,
+            Step.CONSENT: self._u3,
+            Step.REVEAL: self._u3,
+        }
+        fits = not self._done and kind.step == self._step and site not in self._faulty
+        if not fits or site not in members[kind.step] or (kind.number, site) in self._accepted:
+            raise PeerError(
+                "this message comes early, late, again, or from a site that left",
+                rule="step-order",
+                sender=self._name(site),
             )
 
     def _check_fresh_keys(self, site: int, keys: bytes) -> None:
@@ -88,10 +110,9 @@ class ServerChecks(Party):
                 need=need,
             )
 
-    def _check_decoded(self, site: int, secret: bytes | None, holders: tuple[int, ...]) -> bytes:
+    def _check_decoded(self, site: int, secret: bytes | None, holders: tuple[int, ...]) -> None:
         if secret is None:
             raise self._inconsistent("decoded", site, holders, "do not lie on one polynomial")
-        return secret
 
     def _check_commitment(self, site: int, secret: bytes, holders: tuple[int, ...]) -> None:
         if masks.commitment(self.contexts.setup, site, secret) != self._commitments[site]:

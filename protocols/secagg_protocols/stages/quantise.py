@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
 from secagg_native.quantise import dequantise, quantise
 
 from ..errors import PlanError
