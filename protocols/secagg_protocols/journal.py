@@ -95,6 +95,7 @@ class FileJournal:
         self.path = Path(path)
         self._records: Records = {}
         self._end = 0
+        self._place: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
     def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
@@ -109,8 +110,12 @@ class FileJournal:
                     try:
                         self._append(handle, setup_context, step, digest, reply)
                     except OSError:
+                        # What was written in part is cut off by the next read.
                         del self._records[setup_context, step]
                         raise
+                # Also where the record was found: the process that wrote it may have died, or
+                # its disk refused, before the record was durable.
+                os.fsync(handle)
                 return answer
             finally:
                 os.close(handle)
@@ -130,8 +135,18 @@ class FileJournal:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # The lock belongs to the open file and goes with it, also when the process dies.
         fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_size < len(_MAGIC):
-            os.ftruncate(handle, 0)
+        status = os.fstat(handle)
+        place = (status.st_dev, status.st_ino)
+        if self._place not in {None, place}:
+            os.close(handle)
+            raise MisuseError(f"{self.path} was replaced by another file", rule="journal-file")
+        self._place = place
+        if status.st_size < len(_MAGIC):
+            # A crash while the file was made leaves a part of the first line, and nothing else
+            # of that size is ours to overwrite.
+            if os.pread(handle, len(_MAGIC), 0) != _MAGIC[: status.st_size]:
+                os.close(handle)
+                raise MisuseError(f"{self.path} is not a journal", rule="journal-file")
             os.pwrite(handle, _MAGIC, 0)
             os.fsync(handle)
             new = True
@@ -170,7 +185,9 @@ class FileJournal:
                 os.ftruncate(handle, self._end + at)
                 break
             self._verify(data[at:stop], data[stop : stop + _CHECK_SIZE])
-            self._records[key, step] = (digest, data[at + _HEAD_SIZE : stop])
+            record = (digest, data[at + _HEAD_SIZE : stop])
+            if self._records.setdefault((key, step), record) != record:
+                raise MisuseError(f"{self.path} answers one step twice", rule="journal-file")
             at = stop + _CHECK_SIZE
         self._end += at
 
@@ -185,7 +202,6 @@ class FileJournal:
         written = os.pwrite(handle, record, self._end)
         if written != len(record):
             raise OSError(f"{self.path}: short write")
-        os.fsync(handle)
         self._end += len(record)
 
 

@@ -17,10 +17,11 @@ from .errors import MisuseError, PeerError, ThresholdError
 from .events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from .journal import MemoryJournal
 from .keys import SEED_SIZE, Identity, digest_of
+from .lift import lift
 from .masked_sum import messages
 from .masked_sum.masks import aggregate_digest
 from .party import Kind, Party
-from .plan import Plan, lift
+from .plan import Plan
 from .roster import SERVER_NAME
 from .wire import SERVER, Buffer, to_bitmap
 

@@ -109,7 +109,9 @@ class World:
                 index = plan.roster.index(name)
                 self.parties[name] = kind(plan, index, floors=(floors or {}).get(name), **common)
         self.vectors = {
-            name: np.frombuffer(digest("x", name), dtype=np.uint8)[: plan.length].astype(np.int64)
+            name: np.resize(np.frombuffer(digest("x", name), dtype=np.uint8), plan.length).astype(
+                np.int64
+            )
             for name in plan.roster.names
         }
         #: What each party's ``receive`` brought back or raised, in order.

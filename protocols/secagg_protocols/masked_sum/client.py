@@ -21,8 +21,9 @@ from ..keys import (
     decrypt_once,
     encrypt_once,
 )
+from ..lift import lift
 from ..party import Kind
-from ..plan import Plan, lift
+from ..plan import Plan
 from ..roster import SERVER_NAME
 from ..shamir import SHARE_SIZE, decode_shares, encode_shares, split
 from ..stages.pipeline import TILE

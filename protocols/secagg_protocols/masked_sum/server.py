@@ -13,8 +13,9 @@ from secagg_native import add_keystreams, bitpack
 from ..errors import MisuseError, PeerError, SecAggError
 from ..events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from ..keys import SEED_SIZE, digest_of
+from ..lift import lift
 from ..party import Kind
-from ..plan import Plan, lift
+from ..plan import Plan
 from ..shamir import SHARE_SIZE, decode_shares
 from ..wire import SERVER, Buffer, Frame, Header, to_bitmap
 from . import masks, messages

@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: help setup demo check test format lint types fast vectors clean
+
+help:
+	@echo "make demo    18 hospitals compute a survival analysis and train a model, securely"
+	@echo "make test    everything: make check, then the slow tests"
+	@echo "make check   format, lint, types, layers, fast tests, documentation examples"
+	@echo "make vectors write protocols/vectors/ and protocols/specs/rules.md anew"
+	@echo "make clean   remove .venv and caches"
+
+# The stamp is newer than pyproject.toml once everything that it names is installed.
+$(VENV)/stamp: pyproject.toml
+	@echo "==> setting up $(VENV) (a minute or two the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/stamp
+
+demo: $(VENV)/stamp
+	@echo "==> secagg demo"
+	@$(RUN)/secagg demo
+
+format: $(VENV)/stamp
+	@echo "==> format (ruff format --check)"
+	@$(RUN)/ruff format --check --quiet .
+
+lint: $(VENV)/stamp
+	@echo "==> lint (ruff check)"
+	@$(RUN)/ruff check --quiet .
+
+types: $(VENV)/stamp
+	@echo "==> types (mypy --strict)"
+	@$(RUN)/mypy
+
+fast: $(VENV)/stamp
+	@echo "==> fast tests, layers and documentation examples"
+	@$(RUN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+check: format lint types fast
+
+test: check
+	@echo "==> slow tests"
+	@$(RUN)/python -m pytest -q -n $(WORKERS) -m slow
+
+vectors: $(VENV)/stamp
+	@$(RUN)/python tests/support/make_vectors.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
