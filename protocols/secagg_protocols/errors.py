@@ -24,6 +24,7 @@ class SecAggError(Exception):
 def _rebuild(
     kind: type[SecAggError], args: tuple[object, ...], state: dict[str, object]
 ) -> SecAggError:
+    # The text carries its rule already, so the constructors are not run again.
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error
@@ -88,14 +89,56 @@ class EquivocationError(PeerError):
 
 
 class ThresholdError(SecAggError):
-    """Too few parties are left to go on: ``have`` of the ``need`` at ``step``."""
+    """Too few parties are left to go on: ``have`` of the ``need`` at ``step``.
 
-    def __init__(self, message: str, *, rule: str, step: str, have: int, need: int) -> None:
+    ``suspects`` lists dealers and holders of shares that were withheld, where that is why.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rule: str,
+        step: str,
+        have: int,
+        need: int,
+        suspects: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(f"{message}: {have} of {need} at step {step!r}", rule=rule)
         self.step = step
         self.have = have
         self.need = need
+        self.suspects = suspects
 
 
 class BudgetError(SecAggError):
     """The privacy budget of a site's data is spent."""
+
+
+_KINDS: dict[str, type[SecAggError]] = {
+    kind.__name__: kind
+    for kind in (
+        SecAggError,
+        PlanError,
+        MisuseError,
+        PeerError,
+        DecodeError,
+        AuthenticationError,
+        EquivocationError,
+        ThresholdError,
+        BudgetError,
+    )
+}
+
+
+def pack_error(error: SecAggError) -> list[object]:
+    """Plain values of an error, for a dump."""
+    return [type(error).__name__, str(error), dict(error.__dict__)]
+
+
+def unpack_error(data: list[object]) -> SecAggError:
+    """Inverse of :func:`pack_error`."""
+    name, text, state = data
+    fields = dict(state) if isinstance(state, dict) else {}
+    restored = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return _rebuild(_KINDS[str(name)], (text,), restored)

@@ -16,7 +16,14 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
-from .errors import AuthenticationError, DecodeError, MisuseError, PeerError, SecAggError
+from .errors import (
+    AuthenticationError,
+    DecodeError,
+    MisuseError,
+    SecAggError,
+    pack_error,
+    unpack_error,
+)
 from .events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from .floors import Floors
 from .journal import Journal
@@ -120,7 +127,7 @@ class Party:
             b"secagg journal key v1", self.contexts.setup, index.to_bytes(4, "little")
         )
         if model is not None:
-            self.use_model(model)
+            Party.use_model(self, model)  # a subclass has nothing waiting for it yet
 
     # Rules that every party applies.
 
@@ -214,11 +221,12 @@ class Party:
         """Bytes of the largest frame of ``kind`` that the plan allows."""
         raise NotImplementedError
 
-    def use_model(self, model: Buffer, parameters: bytes = b"") -> None:
+    def use_model(self, model: Buffer, parameters: bytes = b"") -> list[Event]:
         """Set the broadcast model (its bytes) and the round's parameters, once.
 
-        Sites whose models differ derive different masks and cannot be summed, so a server
-        that sends crafted models to some sites learns nothing from them.
+        Returns what was waiting for it: a vector that was submitted before. Sites whose models
+        differ derive different masks and cannot be summed, so a server that sends crafted
+        models to some sites learns nothing from them.
         """
         digest = hashlib.sha256(model).digest()
         contexts = self.contexts
@@ -228,6 +236,7 @@ class Party:
         ):
             raise MisuseError("this round has another model already", rule="model")
         contexts.model_hash, contexts.parameters = digest, parameters
+        return []
 
     def _context(self, kind: Kind) -> bytes:
         return self.contexts.round if kind.per_round else self.contexts.setup
@@ -333,7 +342,7 @@ class Party:
             "round": self.round,
             "model": contexts.model_hash,
             "parameters": contexts.parameters,
-            "ended": None if self._ended is None else [str(self._ended), self._ended.rule],
+            "ended": None if self._ended is None else pack_error(self._ended),
             "accepted": [[k, s, d] for (k, s), d in self._accepted.items()],
             "state": self._state(),
         }
@@ -345,8 +354,7 @@ class Party:
         self.contexts.model_hash = state["model"]
         self.contexts.parameters = state["parameters"]
         if state["ended"] is not None:
-            text, rule = state["ended"]
-            self._ended = PeerError(text, rule=rule)
+            self._ended = unpack_error(state["ended"])
         self._accepted = {(k, s): d for k, s, d in state["accepted"]}
         self._restore(state["state"])
 

@@ -376,6 +376,9 @@ class Plan:
             )
         elif neighbours == n - 1:
             protocol = _complete(n, threat, colluding, max_dropouts)
+        elif threat == "malicious-server" or neighbours % 2:
+            # The plan itself names what is wrong with such a graph.
+            protocol = MaskedSum(share_threshold=2, neighbours=neighbours)
         else:
             protocol = _fitted(n, colluding, max_dropouts, neighbours, security_bits)
         return cls(

@@ -126,13 +126,19 @@ class Client(ClientChecks):
         self._require_alive()
         self._check_input_once()
         array, weight = self.plan.pipeline.check_input(x, weight)
-        if self._at == READY:
+        if self._at == READY and self.contexts.model_hash is not None:
             return self._send_input(array, weight)
         # The range of integers is a stage's check; it runs now so that the caller learns of a
         # bad vector before the round goes on.
         self.plan.pipeline.begin(array, weight, lambda: bytes(SEED_SIZE))
         self._pending = (array.copy(), weight)
         return []
+
+    def use_model(self, model: Buffer, parameters: bytes = b"") -> list[Event]:
+        """See :meth:`Party.use_model`; a vector that was waiting for the model is sent."""
+        self._require_alive()
+        super().use_model(model, parameters)
+        return self._send_pending()
 
     def _dispatch(self, frame: Frame) -> list[Event]:
         if frame.kind == messages.ADVERTS.number:
@@ -242,7 +248,11 @@ class Client(ClientChecks):
             self._shares[dealer] = self._open_shares(dealer, sealed)
         self._u2 = present
         self._at = READY
-        if self._pending is None:
+        return self._send_pending()
+
+    def _send_pending(self) -> list[Event]:
+        """Send the vector that was waiting, once the shares and the model are there."""
+        if self._at != READY or self._pending is None or self.contexts.model_hash is None:
             return []
         array, weight = self._pending
         self._pending = None

@@ -168,8 +168,10 @@ class Server(ServerChecks):
     def _require_sites(self, step: Step, have: int, need: int) -> None:
         self._check_enough(step, have, need)
 
-    def _require_holders(self, step: Step, site: int, have: int) -> None:
-        self._check_holders(step, site, have)
+    def _require_holders(
+        self, step: Step, site: int, have: int, suspects: set[int] | None = None
+    ) -> None:
+        self._check_holders(step, site, have, suspects or set())
 
     # Step 1: adverts.
 
@@ -310,11 +312,18 @@ class Server(ServerChecks):
         # The mask seed of a site none of whose neighbours survived is in nobody's way.
         wanted = [s for s in self._u2 if s in survivors or self._within(s, self._u3)]
         recovery = Recovery(self._reveals)
+        # A share that its holder says it could not open was dealt wrong or is withheld.
+        withheld = {
+            holder: {*self._within(holder, self._u2), holder} - set(given)
+            for holder, (_, given) in self._reveals.items()
+        }
         self_seeds: dict[int, bytes] = {}
         mask_seeds: dict[int, bytes] = {}
         for holders, dealers in recovery.groups(wanted).items():
             for site in dealers:
-                self._require_holders(Step.REVEAL, site, len(holders))
+                without = {holder for holder, absent in withheld.items() if site in absent}
+                blame = {site, *without} if without else set()
+                self._require_holders(Step.REVEAL, site, len(holders), blame)
             for site, secret in zip(dealers, recovery.recover(holders, dealers, need), strict=True):
                 self._check_decoded(site, secret, holders)
                 found = bytes(SEED_SIZE) if secret is None else secret
@@ -337,9 +346,9 @@ class Server(ServerChecks):
         total = lift(plan, self._accumulator)
         self._check_sum_range(total, self._u3)
         suspects = set(recovery.suspects)
-        for holder, (_, given) in self._reveals.items():
-            for dealer in {*self._within(holder, self._u2), holder} - set(given):
-                suspects |= {holder, dealer}
+        for holder, absent in withheld.items():
+            if absent:
+                suspects |= {holder, *absent}
         return self._finish(total, suspects)
 
     def _finish(self, total: Any, suspects: set[int]) -> list[Event]:

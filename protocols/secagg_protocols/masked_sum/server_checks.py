@@ -58,11 +58,19 @@ class ServerChecks(Party):
             )
 
     def _check_fresh_keys(self, site: int, keys: bytes) -> None:
-        known = {k[i : i + KEY_SIZE] for k in self._adverts.values() for i in (0, KEY_SIZE)}
         own = {keys[:KEY_SIZE], keys[KEY_SIZE:]}
-        if len(own) != 2 or own & known:
+        others = [
+            other
+            for other, known in self._adverts.items()
+            if own & {known[:KEY_SIZE], known[KEY_SIZE:]}
+        ]
+        if len(own) != 2 or others:
+            # Who copied whom cannot be told from here: the first to arrive may be the copy.
             raise PeerError(
-                "a key was advertised before", rule="fresh-keys", sender=self._name(site)
+                "a key was advertised before",
+                rule="fresh-keys",
+                sender=self._name(site),
+                suspects=self._names({site, *others}),
             )
 
     def _check_low_order(self, site: int, keys: bytes) -> None:
@@ -99,7 +107,7 @@ class ServerChecks(Party):
                 "too few sites are left", rule="enough", step=step.label, have=have, need=need
             )
 
-    def _check_holders(self, step: Step, site: int, have: int) -> None:
+    def _check_holders(self, step: Step, site: int, have: int, suspects: set[int]) -> None:
         need = self.plan.protocol.share_threshold
         if have < need:
             raise ThresholdError(
@@ -108,6 +116,7 @@ class ServerChecks(Party):
                 step=step.label,
                 have=have,
                 need=need,
+                suspects=self._names(suspects),
             )
 
     def _check_decoded(self, site: int, secret: bytes | None, holders: tuple[int, ...]) -> None:
