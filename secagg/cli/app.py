@@ -1,0 +1,62 @@
+"""The application: commands in the order in which someone new would use them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from secagg import __version__
+
+from . import demo, graph, info, keys, plan, simulate
+from .common import EPILOG, Guarded
+
+app = typer.Typer(
+    name="secagg",
+    cls=Guarded,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    # A traceback must never print local variables: they may hold keys or vectors.
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"secagg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Secure aggregation: several sites add up their vectors, and nobody sees but the sum.
+
+    Start with [bold]secagg demo[/bold] (hospitals compute one analysis while sites drop out),
+    then [bold]secagg simulate random[/bold], then [bold]secagg plan --clients 18[/bold]. For a
+    deployment: every site runs [bold]keygen[/bold], the consortium builds a [bold]roster[/bold],
+    and [bold]plan[/bold] writes what all of them agree on.
+    """
+
+
+app.command("demo", epilog=EPILOG)(demo.demo)
+app.add_typer(simulate.app, name="simulate")
+app.command("plan", epilog=EPILOG)(plan.plan)
+app.command("graph", epilog=EPILOG)(graph.graph)
+app.command("keygen", epilog=EPILOG)(keys.keygen)
+app.add_typer(keys.roster_app, name="roster")
+app.command("info", epilog=EPILOG)(info.info)
+
+
+def main() -> None:
+    """Entry point of the command ``secagg``."""
+    app()
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,373 @@
+"""``plan``: from what a consortium wants to the plan that its parties agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.text import Text
+
+from secagg.sim.settings import default_colluding
+from secagg_protocols.errors import MisuseError
+from secagg_protocols.masked_sum.costs import RoundCost, round_cost
+from secagg_protocols.plan import Plan
+from secagg_protocols.plan_file import dump_plan, load_plan
+from secagg_protocols.roster import Roster
+from secagg_protocols.stages import ClipL2, ClipLinf, Integers, Quantise, Stage
+
+from .common import counted, human_bytes, stdout, table, write_json
+from .keys import read_roster
+
+PlanThreat = Literal["semi-honest", "malicious-server"]
+_PLACEHOLDER = (
+    "Placeholder keys: made from --clients, nobody holds their private halves. This plan is for "
+    "looking, not for deployment; build a roster for that."
+)
+
+
+def plan(
+    existing: Annotated[
+        Path | None,
+        typer.Option("--from", help="Show the plan in this TOML file instead of recommending one."),
+    ] = None,
+    clients: Annotated[
+        int | None,
+        typer.Option("--clients", "-n", min=2, help="Number of sites, with placeholder keys."),
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option("--roster", help="The roster that the plan is for (TOML).")
+    ] = None,
+    dropout: Annotated[
+        str, typer.Option(help="Sites that may be missing: a fraction (0.1), 10%, or a count (2).")
+    ] = "0.1",
+    colluding: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Sites that may pool what they know with the server (default: a fifth)."
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option(min=1, help="Coordinates of a site's vector.")] = 1000,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=62, help="A coordinate is an unsigned integer of so many bits (default: 16)."
+        ),
+    ] = None,
+    integers: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="LOW HIGH", help="A coordinate is an integer from LOW to HIGH."),
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Coordinates are real; clip to this bound.")
+    ] = None,
+    norm: Annotated[
+        Literal["linf", "l2"],
+        typer.Option(help="With --clip: bound each coordinate (linf) or the vector's norm (l2)."),
+    ] = "linf",
+    levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --clip: integer levels per clip (default: 65536)."),
+    ] = None,
+    threat: Annotated[
+        PlanThreat,
+        typer.Option(help="malicious-server: all is signed. semi-honest: the server is trusted."),
+    ] = "malicious-server",
+    neighbours: Annotated[
+        int | None, typer.Option(min=2, help="Degree of a sparse graph (default: chosen).")
+    ] = None,
+    max_weight: Annotated[int, typer.Option(min=1, help="Largest integer weight of a site.")] = 1,
+    min_honest: Annotated[
+        int, typer.Option(min=2, help="Honest sites that are always in a sum.")
+    ] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, to add up security loss.")] = 1,
+    security_bits: Annotated[
+        int, typer.Option(min=20, max=128, help="Statistical security a round (sparse graphs).")
+    ] = 40,
+    fixed_data: Annotated[
+        bool, typer.Option("--fixed-data", help="Every round sums functions of the same data.")
+    ] = False,
+    server_only: Annotated[
+        bool, typer.Option("--server-only", help="The sum stays with the server.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    toml: Annotated[
+        str | None,
+        typer.Option(
+            "--toml", metavar="FILE|-", help="Write the plan as other commands read it; - stdout."
+        ),
+    ] = None,
+) -> None:
+    """Recommend a plan: share threshold, graph and bits, why, and what it costs and shows.
+
+    A plan that would break its promise is refused, with exit code 3 and a hint. Examples:
+
+      secagg plan --clients 18 --dropout 4 --colluding 3 --integers 0 64 --length 4404
+
+      secagg plan -n 1000 --threat semi-honest --clip 1 --norm l2 --length 100000
+
+      secagg plan --roster roster.toml --toml plan.toml
+    """
+    given = (("--clients", clients), ("--roster", roster), ("--from", existing))
+    _check_one(*given, needed=True)
+    _check_one(("--bits", bits), ("--integers", integers), ("--clip", clip), needed=False)
+    if levels is not None and clip is None:
+        raise MisuseError("--levels goes with --clip", rule="options")
+    if as_json and toml == "-":
+        raise MisuseError("--json and --toml - both want stdout", rule="options")
+    if existing is not None:
+        made = read_plan(existing)
+    else:
+        parties = read_roster(roster) if roster is not None else placeholder_roster(clients or 0)
+        n = len(parties.sites)
+        most = _dropouts(dropout, n)
+        made = Plan.recommend(
+            parties,
+            length=length,
+            stages=_stages(bits, integers, clip, norm, levels),
+            threat=threat,
+            colluding=default_colluding(n, most) if colluding is None else colluding,
+            max_dropouts=most,
+            sites_receive=not server_only,
+            min_honest=min_honest,
+            neighbours=neighbours,
+            security_bits=security_bits,
+            max_weight=max_weight,
+            fixed_data=fixed_data,
+        )
+    cost = round_cost(made)
+    placeholder = made.roster.server == placeholder_roster(0).server
+    if toml is not None:
+        text = dump_plan(made)
+        if placeholder:
+            text = f"# {_PLACEHOLDER}\n{text}"
+        if toml == "-":
+            typer.echo(text, nl=False)
+            return
+        with Path(toml).open("x", encoding="utf-8") as file:
+            file.write(text)
+    if as_json:
+        write_json(plan_report(made, cost, rounds, placeholder=placeholder))
+        return
+    _show(made, cost, rounds, placeholder=placeholder)
+    if toml is not None:
+        typer.echo(f"Plan written to {toml}; digest {made.digest.hex()}")
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a TOML file; `PlanError` where it is none, or would break its promise."""
+    try:
+        return load_plan(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise MisuseError(f"{path} is not a plan (not UTF-8 text)", rule="plan-file") from None
+
+
+def placeholder_roster(clients: int) -> Roster:
+    """A roster of ``clients`` generated names with keys to which nobody has the private half."""
+
+    def key(label: str) -> bytes:
+        return hashlib.sha256(f"secagg placeholder key {label}".encode()).digest()
+
+    width = len(str(max(0, clients - 1)))
+    names = [f"site-{i:0{width}d}" for i in range(clients)]
+    return Roster(sites=tuple((name, key(name)) for name in names), server=key("server"))
+
+
+def _check_one(*options: tuple[str, object], needed: bool) -> None:
+    given = [name for name, value in options if value is not None]
+    names = " or ".join(name for name, _ in options)
+    if len(given) > 1 or (needed and not given):
+        raise MisuseError(f"give one of {names}", rule="options")
+
+
+def _dropouts(text: str, clients: int) -> int:
+    """Sites that may be missing: a count, a fraction below 1, or a percentage; rounded down."""
+    rule = "options"
+    try:
+        percent = text.endswith("%")
+        value = float(text.removesuffix("%")) / (100 if percent else 1)
+    except ValueError:
+        raise MisuseError(f"--dropout {text!r} is not a number", rule=rule) from None
+    if not 0 <= value < math.inf or (percent and value > 1):
+        raise MisuseError("--dropout is a fraction of the sites, or a count", rule=rule)
+    if percent or value < 1:
+        # 0.29 of 100 is 28.999... in doubles, and means 29.
+        return math.floor(value * clients + 1e-9)
+    if value != int(value):
+        raise MisuseError("--dropout above 1 is a whole number of sites", rule=rule)
+    return int(value)
+
+
+def _stages(
+    bits: int | None,
+    integers: tuple[int, int] | None,
+    clip: float | None,
+    norm: str,
+    levels: int | None,
+) -> tuple[Stage, ...]:
+    if clip is not None:
+        bound = ClipL2(clip) if norm == "l2" else ClipLinf(clip)
+        return (bound, Quantise(65536 if levels is None else levels))
+    if integers is not None:
+        return (Integers(*integers),)
+    return (Integers(0, (1 << (16 if bits is None else bits)) - 1),)
+
+
+def party_views(made: Plan) -> list[tuple[str, str, str]]:
+    """(party, what it sees, what stays hidden from it) under a plan."""
+    honest = made.min_survivors - made.colluding
+    graph = "all sites" if made.complete else f"its {made.protocol.neighbours} neighbours"
+    receive = "the sum and total weight, " if made.sites_receive else ""
+    views = [
+        (
+            "server",
+            "the sum and total weight; who took part and when they left; every masked vector; "
+            "after the reveal the self mask of each survivor",
+            f"each site's vector and weight: its masked vector is uniform in {made.wire_bits}-bit "
+            "words, and under its pair masks it stays so",
+        ),
+        (
+            "one site",
+            f"its own vector; {receive}public keys and sealed shares of {graph}; which of them "
+            "stayed",
+            "every other site's vector; what the shares open, before "
+            f"{made.protocol.share_threshold} holders reveal",
+        ),
+    ]
+    if made.colluding:
+        views.append(
+            (
+                f"server + {counted(made.colluding, 'site')}",
+                "all of the above, and so the sum over the honest sites alone (the total less "
+                "their own vectors)",
+                f"which of at least {honest} honest sites contributed what",
+            )
+        )
+    vouch = (
+        "nothing it changes is accepted (every message is signed)"
+        if made.signed
+        else "it can change messages unless the transport authenticates (use TLS)"
+    )
+    result = "; the result as it is returned" if made.sites_receive else ""
+    views.append(
+        (
+            "network",
+            f"who talks when, message sizes, masked vectors{result} (use TLS to hide it)",
+            f"every site's vector; {vouch}",
+        )
+    )
+    return views
+
+
+def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> dict[str, Any]:
+    """Everything about a plan, JSON-able."""
+    stages = [
+        {"name": type(stage).__name__} | {f.name: getattr(stage, f.name) for f in fields(stage)}  # type: ignore[arg-type]
+        for stage in made.stages
+    ]
+    return {
+        "digest": made.digest.hex(),
+        "placeholder_keys": placeholder,
+        "clients": made.clients,
+        "length": made.length,
+        "stages": stages,
+        "threat": made.threat,
+        "share_threshold": made.protocol.share_threshold,
+        "neighbours": made.protocol.neighbours,
+        "complete_graph": made.complete,
+        "colluding": made.colluding,
+        "max_dropouts": made.max_dropouts,
+        "min_survivors": made.min_survivors,
+        "min_honest": made.min_honest,
+        "sites_receive": made.sites_receive,
+        "max_weight": made.max_weight,
+        "fixed_data": made.fixed_data,
+        "suite": made.suite,
+        "security_bits": made.security_bits,
+        "bits_per_coordinate": made.wire_bits,
+        "rounds": rounds,
+        "why": made.explain(rounds=rounds),
+        "bytes": {
+            "steps": [
+                {
+                    "step": step.step,
+                    "site_sends": step.site_sends,
+                    "site_receives": step.site_receives,
+                }
+                for step in cost.steps
+            ],
+            "site_total": cost.site_total,
+            "server_receives": cost.server_receives,
+            "expansion": cost.expansion,
+        },
+        "sees": [
+            {"party": party, "sees": sees, "hidden": hidden}
+            for party, sees, hidden in party_views(made)
+        ],
+    }
+
+
+def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> None:
+    console = stdout()
+    if placeholder:
+        console.print(Text(_PLACEHOLDER, style="yellow"))
+    shown = table(f"Plan for {counted(made.clients, 'site')}", "what", "value")
+    chain = " -> ".join(repr(stage) for stage in made.stages)
+    graph = "complete" if made.complete else f"sparse, {made.protocol.neighbours} neighbours"
+    for what, value in (
+        ("threat", made.threat),
+        ("graph", graph),
+        ("share threshold", f"{made.protocol.share_threshold} of {made.protocol.neighbours + 1}"),
+        ("may be missing", f"{made.max_dropouts} of {made.clients} sites"),
+        ("may collude with the server", counted(made.colluding, "site")),
+        ("honest sites in every sum", f"at least {made.min_survivors - made.colluding}"),
+        ("vector", f"{made.length:,} coordinates, {chain}"),
+        ("largest weight", f"{made.max_weight:,}"),
+        ("bits a coordinate on the wire", f"{made.wire_bits}"),
+        ("sites receive the sum", "yes" if made.sites_receive else "no"),
+        ("suite", made.suite),
+        ("digest", made.digest.hex()),
+    ):
+        shown.add_row(what, Text(value))
+    console.print(shown)
+    console.print(Text("Why", style="bold"))
+    for line in made.explain(rounds=rounds):
+        console.print(Text(f"• {line}"))
+    console.print()
+    console.print(_cost_table(cost))
+    console.print(
+        f"{human_bytes(cost.server_receives)} reach the server in a round from all sites. "
+        f"A site moves {cost.expansion:.2f} times the bits of its plain vector "
+        "(the result not counted)."
+        + (f" {rounds} rounds: {human_bytes(rounds * cost.site_total)} a site." * (rounds > 1))
+    )
+    console.print()
+    sees = table("What each party sees", "party", "sees", "does not see", lines=True)
+    for row in party_views(made):
+        sees.add_row(*row)
+    console.print(sees)
+    if rounds > 1:
+        console.print(
+            "Over several rounds: two sums over different sites can be subtracted, and the "
+            "difference is the sum over the sites that differ."
+        )
+    console.print(
+        "What the sum itself reveals is not hidden: see docs/security-model.md.", style="dim"
+    )
+
+
+def _cost_table(cost: RoundCost) -> Any:
+    columns = ("step", "site sends", "site receives")
+    shown = table("Bytes of one site in one round (nobody drops out)", *columns, numbers=(1, 2))
+    for number, step in enumerate(cost.steps, 1):
+        shown.add_row(f"{number} {step.step}", f"{step.site_sends:,}", f"{step.site_receives:,}")
+    shown.add_section()
+    sent = sum(step.site_sends for step in cost.steps)
+    shown.add_row("total", f"{sent:,}", f"{cost.site_total - sent:,}")
+    return shown
+
+
+__all__ = ["party_views", "placeholder_roster", "plan", "plan_report", "read_plan"]

@@ -1,0 +1,236 @@
+"""Tables of a simulation: rounds step by step, result beside reference, what the server saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from secagg.sim.scenarios import Claim, Run
+from secagg.sim.secure import Observer, RoundRecord
+from secagg.sim.sight import Sight
+from secagg_protocols.events import Step
+from secagg_protocols.plan import Plan
+
+from .common import counted, human_bytes, human_names, mark, stderr, table
+
+
+class Watch(Observer):
+    """Shows a bar on stderr while rounds run, and keeps their records."""
+
+    def __init__(self) -> None:
+        console = stderr()
+        self.records: list[RoundRecord] = []
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} messages"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # Without a terminal a bar is noise in a log.
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("keys", total=None, visible=False)
+
+    def __enter__(self) -> Watch:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def round_starts(self, label: str, plan: Plan, present: int) -> None:
+        """Begin a bar: every step is one message up and one down per site."""
+        steps = 5 if plan.signed else 4
+        self._progress.reset(
+            self._task, description=f"round {label}", total=2 * steps * present, visible=True
+        )
+
+    def message(self, step: Step, sender: str, recipient: str, size: int) -> None:
+        """Advance the bar."""
+        self._progress.advance(self._task)
+
+    def round_ends(self, record: RoundRecord) -> None:
+        """Keep the record."""
+        self.records.append(record)
+
+
+def step_table(record: RoundRecord) -> Any:
+    """One round, a line per step."""
+    title = (
+        f"Round {record.label}: {record.length:,} coordinates of {record.bits} bits, "
+        f"{counted(record.sites, 'site')}"
+    )
+    shown = table(
+        title, "step", "sent", "to server", "to sites", "seconds", "left here", numbers=(1, 2, 3, 4)
+    )
+    for step in record.steps:
+        shown.add_row(
+            f"{Step.of(step.step).value} {step.step}",
+            counted(step.senders, "site"),
+            human_bytes(step.site_bytes),
+            human_bytes(step.server_bytes),
+            # Only a finished round says how long its steps took.
+            "" if record.aborted else f"{step.seconds:.3f}",
+            Text(human_names(step.gone), style="yellow"),
+        )
+    return Group(shown, Text(outcome(record), style="red" if record.aborted else ""))
+
+
+def outcome(record: RoundRecord) -> str:
+    """How a round ended, in a sentence."""
+    if record.aborted:
+        return f"Aborted: {record.aborted}"
+    text = f"In the sum: {counted(len(record.survivors), 'site')}"
+    if record.dropped:
+        text += f"; not in it: {len(record.dropped)} (masks that they left behind were removed)"
+    if record.left:
+        text += f"; left after being counted: {len(record.left)}"
+    check = (
+        "equals the plain sum exactly"
+        if record.error == 0
+        else f"is within {record.error:.1g} of the plain sum (rounding allows {record.bound:.1g})"
+    )
+    return f"{text}. The sum {check if record.holds else 'DIFFERS from the plain sum'}."
+
+
+def rounds_table(records: Sequence[RoundRecord]) -> Any:
+    """All rounds, a line each."""
+    shown = table(
+        "All rounds",
+        "round",
+        "sites",
+        "in sum",
+        "left later",
+        "vector",
+        "bytes",
+        "seconds",
+        "sum",
+        numbers=range(1, 7),
+    )
+    for record in records:
+        shown.add_row(
+            record.label,
+            f"{record.sites}",
+            f"{len(record.survivors)}",
+            f"{len(record.left)}" if record.left else "",
+            f"{record.length:,} x {record.bits}b",
+            human_bytes(record.total_bytes),
+            f"{record.seconds:.2f}",
+            Text("aborted", style="red") if record.aborted else mark(record.holds),
+        )
+    return shown
+
+
+def shown_rounds(records: Sequence[RoundRecord], most: int = 3) -> list[RoundRecord]:
+    """The first round and the next ones in which somebody left or nothing came out."""
+    rest = [r for r in records[1:] if r.aborted or any(step.gone for step in r.steps)]
+    first, aborted = list(records[:1]), [r for r in rest if r.aborted]
+    eventful = [r for r in rest if not r.aborted][: most - 1]
+    return [*first, *eventful, *aborted]
+
+
+def result_table(run: Run) -> Any:
+    """What the secure sums gave, beside the reference."""
+    reference = {"survival": "pooled patients", "training": "plain training"}.get(
+        run.scenario, "plain sum"
+    )
+    shown = table("Result", "what", "secure sum", reference, numbers=(1, 2))
+    for row in run.lines:
+        shown.add_row(*row)
+    return shown
+
+
+def sight_table(sight: Sight, count: int = 6) -> Any:
+    """Masked words beside true values of one site, and the test on all of them."""
+    if not sight.glimpses:
+        return Text("The server received no input.")
+    glimpse = sight.glimpses[0]
+    shown = table(
+        f"What the server saw of {glimpse.site} in round {glimpse.label}",
+        "coordinate",
+        "true value (hidden)",
+        f"masked word, of 2^{glimpse.bits} (seen)",
+        numbers=range(3),
+    )
+    for index in glimpse.interesting(count):
+        shown.add_row(f"{index}", f"{glimpse.truth[index]:,}", f"{glimpse.words[index]:,}")
+    seen, control = sight.seen, sight.control
+    if seen is None or control is None:
+        return Group(shown, Text("Too few bytes for a test of uniformity."))
+    unit = "bytes" if seen.bins == 256 else "half bytes"
+    tests = table(
+        f"Chi-square test against uniform, over all {seen.count:,} {unit} of all inputs",
+        "of",
+        "chi-square",
+        "freedom",
+        "p value",
+        "looks",
+        numbers=(1, 2, 3),
+    )
+    for name, test in (("masked, as received", seen), ("true values (control)", control)):
+        looks = "uniform" if test.uniform else "not uniform"
+        row = (f"{test.statistic:,.0f}", f"{test.bins - 1}", test.p_text, looks)
+        tests.add_row(name, *row)
+    return Group(shown, tests)
+
+
+def claims_table(claims: Sequence[Claim], title: str = "What this run shows") -> Any:
+    """A check mark per claim."""
+    shown = table(title, "", "claim", "evidence")
+    for claim in claims:
+        shown.add_row(mark(claim.holds), claim.text, claim.detail)
+    return shown
+
+
+def show_run(console: Console, run: Run, *, every: bool = False) -> None:
+    """Print a finished simulation from the first step to the claims."""
+    records = run.secure.records
+    detailed = list(records) if every else shown_rounds(records)
+    for record in detailed:
+        console.print(step_table(record))
+        console.print()
+    if len(records) > 1:
+        console.print(rounds_table(records))
+        if len(detailed) < len(records):
+            console.print("--all-rounds shows every round step by step.", style="dim")
+        console.print()
+    console.print(result_table(run))
+    for note in run.notes:
+        console.print(Text(f"• {note}", style="dim"))
+    console.print()
+    console.print(sight_table(run.secure.sight))
+    console.print()
+    seconds = sum(record.seconds for record in records)
+    total = sum(record.total_bytes for record in records)
+    console.print(
+        f"In all: {counted(len(records), 'round')}, {human_bytes(total)}, {seconds:.1f} seconds."
+    )
+    for label in run.secure.unused():
+        console.print(f"The schedule names round {label}, which was not run.", style="yellow")
+    console.print()
+    console.print(claims_table(run.claims))
+
+
+def show_figures(console: Console, paths: Sequence[Path]) -> None:
+    """Say which files were written."""
+    for path in paths:
+        console.print(Text(f"wrote {path}"), soft_wrap=True)
+
+
+__all__ = [
+    "Watch",
+    "claims_table",
+    "outcome",
+    "result_table",
+    "rounds_table",
+    "show_figures",
+    "show_run",
+    "sight_table",
+    "step_table",
+]

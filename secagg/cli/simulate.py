@@ -1,0 +1,285 @@
+"""``simulate``: the real protocol in one process, on data that anybody can check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from secagg.sim.settings import Settings
+from secagg_protocols.errors import SecAggError
+
+from .common import EPILOG, ExitCode, describe, exit_code, fail, stdout, write_json
+
+if TYPE_CHECKING:
+    from secagg.sim.scenarios import Run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    epilog=EPILOG,
+    help="Run the real protocol in one process: every byte is encoded and decoded, sites drop "
+    "out, and the result is compared with a reference that never saw the protocol.",
+)
+
+SimThreat = Literal["semi-honest", "malicious-server"]
+Threat = Annotated[
+    SimThreat,
+    typer.Option(help="malicious-server: all is signed. semi-honest: the server is trusted."),
+]
+Neighbours = Annotated[
+    int | None,
+    typer.Option(min=2, help="Degree of a sparse graph (semi-honest only) (default: chosen)."),
+]
+Colluding = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Sites that may collude with the server (default: a fifth, survival: a third)."
+    ),
+]
+MaxDropouts = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Sites that may be missing; with more, the round aborts (default: up to 3 in 10, "
+        "survival: 4).",
+    ),
+]
+DropRate = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Chance that a site leaves, at a step drawn at random."),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[ROUND/]STEP:SITE,SITE",
+        help="Sites that fall silent before a step (advertise, share, input, consent, reveal, or "
+        "1 to 5), in the first round or the one named; repeatable.",
+    ),
+]
+ScheduleFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML: a table per round (label or number), step = list of sites."),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Of demonstration data and drawn drops, and of nothing else: keys and masks always "
+        "come from the operating system, so equal seeds give equal data and different masks.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for report.json and figures (default: demo-output/SCENARIO)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")]
+NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures.")]
+AllRounds = Annotated[
+    bool, typer.Option("--all-rounds", help="Show every round step by step, not only a few.")
+]
+
+
+@app.command("survival", epilog=EPILOG)
+def survival(
+    threat: Threat = "malicious-server",
+    neighbours: Neighbours = None,
+    colluding: Colluding = None,
+    max_dropouts: MaxDropouts = None,
+    drop_rate: DropRate = 0.0,
+    drop: Drop = None,
+    schedule: ScheduleFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    no_figures: NoFigures = False,
+    all_rounds: AllRounds = False,
+) -> None:
+    """Kaplan-Meier, log-rank and Cox regression over 18 hospitals, equal to the pooled analysis.
+
+    Data: NCCTG lung cancer, one site per institution (inst-01, inst-02, ...). Rounds: counts,
+    cox-1, cox-2, ... A site that leaves stays out, since the data are fixed; at most 4 may.
+    """
+    from secagg.sim.scenarios import run_survival
+
+    settings = _settings(
+        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
+    )
+    _run("survival", settings, run_survival, {}, out, as_json, no_figures, all_rounds)
+
+
+@app.command("training", epilog=EPILOG)
+def training(
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds of training.")] = 10,
+    sites: Annotated[int, typer.Option(min=3, max=50, help="Sites that share the data.")] = 10,
+    threat: Threat = "malicious-server",
+    neighbours: Neighbours = None,
+    colluding: Colluding = None,
+    max_dropouts: MaxDropouts = None,
+    drop_rate: DropRate = 0.0,
+    drop: Drop = None,
+    schedule: ScheduleFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    no_figures: NoFigures = False,
+    all_rounds: AllRounds = False,
+) -> None:
+    """Federated logistic regression, equal to plain federated averaging.
+
+    Data: Wisconsin breast cancer, dealt over sites site-00, site-01, ... Rounds: moments (to
+    standardise), training-1, training-2, ... A site that drops out may return in the next round.
+    """
+    from secagg.sim.scenarios import run_training
+
+    settings = _settings(
+        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
+    )
+    extra = {"sites": sites, "rounds": rounds}
+    _run("training", settings, run_training, extra, out, as_json, no_figures, all_rounds)
+
+
+@app.command("random", epilog=EPILOG)
+def random(
+    sites: Annotated[int, typer.Option(min=2, max=5000, help="Number of sites.")] = 10,
+    length: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 1000,
+    bits: Annotated[int, typer.Option(min=1, max=48, help="Bits of a coordinate.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds.")] = 1,
+    threat: Threat = "malicious-server",
+    neighbours: Neighbours = None,
+    colluding: Colluding = None,
+    max_dropouts: MaxDropouts = None,
+    drop_rate: DropRate = 0.0,
+    drop: Drop = None,
+    schedule: ScheduleFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    no_figures: NoFigures = False,
+    all_rounds: AllRounds = False,
+) -> None:
+    """Sum random integer vectors: any number of sites and coordinates.
+
+    Sites are site-0, site-1, ... (padded to one width); rounds are round-1, round-2, ...
+    """
+    from secagg.sim.scenarios import run_random
+
+    settings = _settings(
+        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
+    )
+    extra = {"sites": sites, "length": length, "bits": bits, "rounds": rounds}
+    _run("random", settings, run_random, extra, out, as_json, no_figures, all_rounds)
+
+
+@app.command("plan", epilog=EPILOG)
+def plan(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A plan, as `secagg plan --toml` wrote it.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds.")] = 1,
+    drop_rate: DropRate = 0.0,
+    drop: Drop = None,
+    schedule: ScheduleFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+    no_figures: NoFigures = False,
+    all_rounds: AllRounds = False,
+) -> None:
+    """Try a plan of your own on random data within its bounds, before it is deployed.
+
+    Sites have the names of the plan's roster and fresh keys; rounds are round-1, round-2, ...
+    """
+    from secagg.sim.planned import run_plan
+
+    from .plan import read_plan
+
+    made = read_plan(path)
+    settings = _settings(
+        made.threat, None, made.colluding, made.max_dropouts, drop_rate, drop, schedule, seed
+    )
+    extra = {"plan": made, "rounds": rounds}
+    _run("plan", settings, run_plan, extra, out, as_json, no_figures, all_rounds)
+
+
+def _settings(
+    threat: SimThreat,
+    neighbours: int | None,
+    colluding: int | None,
+    max_dropouts: int | None,
+    drop_rate: float,
+    drop: list[str] | None,
+    schedule: Path | None,
+    seed: int,
+) -> Settings:
+    return Settings(
+        threat=threat,
+        neighbours=neighbours,
+        colluding=colluding,
+        max_dropouts=max_dropouts,
+        drops=tuple(drop or ()),
+        schedule=schedule.read_text(encoding="utf-8") if schedule is not None else "",
+        drop_rate=drop_rate,
+        seed=seed,
+    )
+
+
+def _run(
+    scenario: str,
+    settings: Settings,
+    runner: Callable[..., Any],
+    extra: Mapping[str, Any],
+    out: Path | None,
+    as_json: bool,
+    no_figures: bool,
+    all_rounds: bool,
+) -> None:
+    """Run a scenario, show it, write its report and figures, and leave with its exit code."""
+    from .show import Watch, show_figures, show_run, step_table
+
+    console = stdout()
+    with Watch() as watch:
+        try:
+            run = runner(settings, watch, **extra)
+        except SecAggError as error:
+            if exit_code(error) != ExitCode.ABORTED:
+                raise
+            if as_json:
+                rounds = [record.to_dict() for record in watch.records]
+                write_json({"scenario": scenario, "aborted": str(error), "rounds": rounds})
+            elif watch.records:
+                console.print(step_table(watch.records[-1]))
+            fail(describe(error), ExitCode.ABORTED)
+        except ValueError as error:
+            # Sites that stay may be too few to determine a fit; that is no bug.
+            fail(f"analysis aborted: {error}", ExitCode.ABORTED)
+    report = run.report()
+    folder = out if out is not None else Path("demo-output") / scenario
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [] if no_figures else draw_figures(run, folder)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        write_json(report)
+    else:
+        show_run(console, run, every=all_rounds)
+        console.print()
+        show_figures(console, [*paths, folder / "report.json"])
+    if not run.holds:
+        broken = "; ".join(claim.text for claim in run.claims if not claim.holds)
+        fail(f"a comparison failed: {broken}", ExitCode.MISMATCH)
+
+
+def draw_figures(run: Run, folder: Path) -> list[Path]:
+    """Write the figures of a run; without matplotlib, say on stderr that there are none."""
+    try:
+        return run.figures(folder)
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        typer.echo("no figures: they need matplotlib (pip install 'secagg[demo]')", err=True)
+        return []
+
+
+__all__ = ["app", "draw_figures"]
