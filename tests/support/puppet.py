@@ -14,9 +14,9 @@ import numpy as np
 import secagg
 from secagg_native import add_keystreams, bitpack
 from secagg_protocols import shamir, wire
+from secagg_protocols.lift import lift
 from secagg_protocols.masked_sum import Client, masks, messages
 from secagg_protocols.masked_sum.graph import draw
-from secagg_protocols.lift import lift
 from support.world import MODEL, SESSION, digest, people
 
 #: Site -> the set of sites that it is told.

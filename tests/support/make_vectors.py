@@ -1,0 +1,186 @@
+"""Write protocols/vectors/masked_sum/ and protocols/specs/rules.md anew (``make vectors``).
+
+A vector is a script: what a party is built from, the operations on it in order, and what each
+must bring. Good ones are whole rounds; bad ones end in one message that one rule refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import secagg  # noqa: E402
+from secagg_protocols.masked_sum import Client, Server  # noqa: E402
+from secagg_protocols.masked_sum.rules import RULES  # noqa: E402
+from support.scenarios import SCENARIOS  # noqa: E402
+from support.world import World, digest, make_plan, sparse_plan  # noqa: E402
+
+ROOT = Path(__file__).parents[2] / "protocols"
+FOLDER = ROOT / "vectors" / "masked_sum"
+
+
+def outcome(events: list[Any]) -> dict[str, Any]:
+    """What a call brought: frames to send, and rules that refused."""
+    sent = [[e.to, e.data.hex()] for e in events if isinstance(e, secagg.Send)]
+    refused = [
+        [type(e).__name__, type(e.error).__name__, e.error.rule]
+        for e in events
+        if isinstance(e, secagg.Ignored | secagg.Dropped)
+    ]
+    found: dict[str, Any] = {"send": sent, "refused": refused}
+    for event in events:
+        if isinstance(event, secagg.Done):
+            found["digest"] = event.digest.hex()
+    return found
+
+
+def recording(kind: type[Any], log: list[dict[str, Any]]) -> type[Any]:
+    """A party that writes down what is done to it."""
+
+    def wrap(name: str) -> Any:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            entry: dict[str, Any] = {"op": name}
+            if name == "receive":
+                entry |= {"frame": bytes(args[0]).hex(), "sender": kwargs.get("sender")}
+            if name == "submit":
+                entry |= {"vector": args[0].tolist(), "weight": (*args, 1)[1]}
+            log.append(entry)
+            try:
+                events = getattr(kind, name)(self, *args, **kwargs)
+            except secagg.SecAggError as error:
+                entry["raises"] = [type(error).__name__, error.rule]
+                raise
+            entry["brings"] = outcome(events)
+            return events
+
+        return call
+
+    names = ["start", "receive"] + (["close_step"] if kind is Server else ["submit"])
+    return type(f"Recorded{kind.__name__}", (kind,), {name: wrap(name) for name in names})
+
+
+def header(plan: secagg.Plan, name: str) -> dict[str, Any]:
+    """What a party is built from; all of it is test material, none of it a secret."""
+    return {
+        "plan": secagg.dump_plan(plan),
+        "party": name,
+        "identity_seed": digest("identity", name).hex(),
+        "session": "a test",
+        "round": 0,
+        "model": b"model".hex(),
+        "entropy": digest("seed", name, 0).hex(),
+    }
+
+
+def good() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Whole rounds, every party's script in one file."""
+    plans = {
+        "malicious": make_plan(),
+        "semi-honest": make_plan(threat="semi-honest", max_weight=3),
+        "sparse": sparse_plan(),
+        "real": make_plan(stages=(secagg.ClipL2(100.0), secagg.Quantise(50, "nearest"))),
+        "64-bit": make_plan(5, bits=64),
+    }
+    for title, plan in plans.items():
+        for step in range(6):
+            gone = {step: [plan.roster.names[-1]]} if step else {}
+            if step == secagg.Step.CONSENT and not plan.signed:
+                continue
+            logs: dict[str, list[dict[str, Any]]] = {
+                name: [] for name in ("server", *plan.roster.names)
+            }
+            classes = {
+                name: recording(Server if name == "server" else Client, log)
+                for name, log in logs.items()
+            }
+            world = World(plan, classes=classes)
+            if not isinstance(plan.stages[0], secagg.Integers):
+                world.vectors = {n: v.astype(float) for n, v in world.vectors.items()}
+            world.run(gone)
+            assert world.result is not None
+            yield (
+                f"{title}-drop-{step}",
+                {
+                    "parties": [header(plan, n) | {"script": log} for n, log in logs.items()],
+                    "sum": world.result.sum.tolist(),
+                    "weight": world.result.weight,
+                    "survivors": list(world.result.survivors),
+                    "digest": world.result.digest.hex(),
+                    "transcript": world.result.transcript.hex(),
+                },
+            )
+
+
+def bad() -> Iterator[tuple[str, dict[str, Any]]]:
+    """One file per rule that a message can break: the script up to the refusal."""
+    for (party, rule), play in sorted(SCENARIOS.items()):
+        kind = Server if party == "server" else Client
+        log: list[dict[str, Any]] = []
+        built: list[Any] = []
+        recorded = recording(kind, log)
+
+        def remember(self: Any, *args: Any, _base: Any = recorded, **kwargs: Any) -> None:
+            built.append(self)  # noqa: B023 - called before the next turn of the loop
+            _base.__init__(self, *args, **kwargs)
+
+        answers = play(type("Recorded", (recorded,), {"__init__": remember}))
+        last = log[-1] if log else {}
+        refused = last.get("raises") or [r[1:] for r in last.get("brings", {}).get("refused", [])]
+        named = rule in str(refused)
+        if answers[:1] == [rule] and named and len(built) == 1:
+            about = header(built[0].plan, built[0].name)
+            yield f"{party}-{rule}", about | {"rule": rule, "script": log}
+
+
+def rule_page() -> str:
+    """The rule table as a page."""
+    lines = [
+        "# Rules of the masked sum",
+        "",
+        "Made from `secagg_protocols/masked_sum/rules.py` by `make vectors`; do not edit.",
+        "Each rule is one method, `_check_<id>`, called from one place. *Also* names rules that",
+        "would still stop the negative vector with this one switched off; `structure` means that",
+        "the attack would find no key to use.",
+    ]
+    for party, title in (
+        ("plan", "Plan"),
+        ("party", "Every party"),
+        ("client", "Site"),
+        ("server", "Server"),
+    ):
+        lines += ["", f"## {title}", ""]
+        lines += ["| id | step | what must hold | error | stops | also |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |"]
+        for rule in RULES:
+            if rule.party == party:
+                also = ", ".join(f"`{a}`" for a in rule.also)
+                checks, attack = (t.replace("|", "\\|") for t in (rule.checks, rule.attack))
+                lines.append(
+                    f"| `{rule.id}` | {rule.step} | {checks} | {rule.error} | {attack} | {also} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def write() -> int:
+    """Write all files; returns how many vectors there are."""
+    count = 0
+    for folder, vectors in (("good", good()), ("bad", bad())):
+        target = FOLDER / folder
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.glob("*.json"):
+            old.unlink()
+        for name, vector in vectors:
+            (target / f"{name}.json").write_text(json.dumps(vector, separators=(",", ":")) + "\n")
+            count += 1
+    (ROOT / "specs").mkdir(exist_ok=True)
+    (ROOT / "specs" / "rules.md").write_text(rule_page())
+    return count
+
+
+if __name__ == "__main__":
+    print(f"{write()} vectors, rules.md")
