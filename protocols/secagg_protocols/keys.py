@@ -152,6 +152,18 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
+def clamp(private: bytes) -> bytes:
+    """The form in which X25519 uses a private key (RFC 7748, section 5).
+
+    Private keys that differ only in the clamped bits have one public key; keys are shared in
+    this form, so that a public key stands for one secret.
+    """
+    scalar = bytearray(private)
+    scalar[0] &= 248
+    scalar[31] = (scalar[31] & 127) | 64
+    return bytes(scalar)
+
+
 def agree(private: bytes, peer: bytes, *, sender: str) -> bytes:
     """X25519 shared secret (RFC 7748). The all-zero output of a low-order point is refused:
     with it, anybody knows the secret."""

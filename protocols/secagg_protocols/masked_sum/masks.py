@@ -13,6 +13,7 @@ from ..keys import (
     ONE_TIME_SIZE,
     SEED_SIZE,
     agree,
+    clamp,
     digest_of,
     hkdf,
     pair_info,
@@ -41,7 +42,7 @@ class SiteSecrets:
         def one(label: bytes) -> bytes:
             return hkdf(seed, b"secagg site secrets v1 " + label + setup_context, SEED_SIZE)
 
-        mask_seed, channel_seed = one(b"mask"), one(b"channel")
+        mask_seed, channel_seed = clamp(one(b"mask")), one(b"channel")
         return cls(
             seed=seed,
             mask_seed=mask_seed,

@@ -11,7 +11,7 @@ from secagg_native import check_padding
 
 from ..errors import DecodeError, EquivocationError, MisuseError, PeerError, ThresholdError
 from ..events import Step
-from ..keys import KEY_SIZE, agree, public_key
+from ..keys import KEY_SIZE, agree, clamp, public_key
 from ..party import Kind, Party
 from ..wire import Frame
 from . import masks
@@ -130,7 +130,9 @@ class ServerChecks(Party):
             )
 
     def _check_mask_key(self, site: int, secret: bytes, holders: tuple[int, ...]) -> None:
-        if public_key(secret) != self._adverts[site][:KEY_SIZE]:
+        # Seeds that differ only in clamped bits have the same key, so without the first half
+        # holders could move an honest dealer's secret and pass the blame on.
+        if secret != clamp(secret) or public_key(secret) != self._adverts[site][:KEY_SIZE]:
             raise self._inconsistent(
                 "mask-key", site, holders, "give another mask key than the one advertised"
             )
