@@ -179,13 +179,19 @@ class SecureSummation:
         return self.sum_with(plan, vectors, {}, label, bound=0.0)
 
     def reals(
-        self, vectors: Mapping[str, Array], *, clip: float, resolution: float, label: str
+        self,
+        vectors: Mapping[str, Array],
+        *,
+        clip: float,
+        resolution: float,
+        label: str,
+        model: bytes = b"",
     ) -> SiteSum:
         """See `Summation.reals`."""
         _check_clip(vectors, clip)
         stages, step = _quantised(clip, resolution)
         plan = self.plan_for(stages, _length(vectors))
-        return self.sum_with(plan, vectors, {}, label, bound=step / 2)
+        return self.sum_with(plan, vectors, {}, label, bound=step / 2, model=model)
 
     def weighted_mean(
         self,
@@ -196,12 +202,13 @@ class SecureSummation:
         resolution: float,
         max_weight: int,
         label: str,
+        model: bytes = b"",
     ) -> tuple[Array, SiteSum]:
         """See `Summation.weighted_mean`."""
         _check_clip(vectors, clip)
         stages, step = _quantised(clip, resolution)
         plan = self.plan_for(stages, _length(vectors), max_weight)
-        summed = self.sum_with(plan, vectors, weights, label, bound=step / 2)
+        summed = self.sum_with(plan, vectors, weights, label, bound=step / 2, model=model)
         return summed.total / summed.weight, summed
 
     def sum_with(
@@ -212,11 +219,13 @@ class SecureSummation:
         label: str,
         *,
         bound: float,
+        model: bytes = b"",
     ) -> SiteSum:
         """Run one round of ``plan``, whose roster is this session's, and check its sum.
 
         weights: by site, or empty where the plan has none. bound: what quantisation may add to a
-        coordinate of one site, 0 where the sum must be exact.
+        coordinate of one site, 0 where the sum must be exact. model: what the server broadcast; it
+        binds the masks, so sites that were told different things cannot be summed.
         """
         present = {site: x for site, x in vectors.items() if site not in self._gone}
         if not present:
@@ -248,7 +257,7 @@ class SecureSummation:
                 identities=self._identities,
                 session=self._session,
                 round=len(self.records),
-                model=label.encode(),
+                model=label.encode() + b"\0" + model,
                 tap=tap,
             )
         except SecAggError as error:

@@ -60,9 +60,18 @@ class Summation(Protocol):
         ...
 
     def reals(
-        self, vectors: Mapping[str, Array], *, clip: float, resolution: float, label: str
+        self,
+        vectors: Mapping[str, Array],
+        *,
+        clip: float,
+        resolution: float,
+        label: str,
+        model: bytes = b"",
     ) -> SiteSum:
-        """Sum real vectors with |x| <= clip, each quantised in steps of at most `resolution`."""
+        """Sum real vectors with |x| <= clip, each quantised in steps of at most `resolution`.
+
+        model: the bytes that the server broadcast and the vectors answer to.
+        """
         ...
 
     def weighted_mean(
@@ -74,6 +83,7 @@ class Summation(Protocol):
         resolution: float,
         max_weight: int,
         label: str,
+        model: bytes = b"",
     ) -> tuple[Array, SiteSum]:
         """Mean of vectors with |x| <= clip under integer weights 1..max_weight.
 
@@ -118,7 +128,13 @@ class PlainSummation:
         return self._add({s: v.astype(np.int64) for s, v in vectors.items()}, label)
 
     def reals(
-        self, vectors: Mapping[str, Array], *, clip: float, resolution: float, label: str
+        self,
+        vectors: Mapping[str, Array],
+        *,
+        clip: float,
+        resolution: float,
+        label: str,
+        model: bytes = b"",
     ) -> SiteSum:
         """See `Summation.reals`; ValueError for a bound, NaN, shape, or no survivor."""
         self._check_reals(vectors, clip)
@@ -133,6 +149,7 @@ class PlainSummation:
         resolution: float,
         max_weight: int,
         label: str,
+        model: bytes = b"",
     ) -> tuple[Array, SiteSum]:
         """See `Summation.weighted_mean`; ValueError also for a weight outside 1..max_weight."""
         self._check_reals(vectors, clip)

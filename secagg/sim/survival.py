@@ -320,7 +320,11 @@ def fit_cox(tables: Mapping[str, SiteTable], summation: Summation) -> Cox:
     for number in range(1, MAX_ROUNDS + 1):
         vectors = {site: tables[site].cox_vector(beta) for site in alive}
         total, alive, _ = summation.reals(
-            vectors, clip=COX_CLIP, resolution=COX_RESOLUTION, label=f"cox-{number}"
+            vectors,
+            clip=COX_CLIP,
+            resolution=COX_RESOLUTION,
+            label=f"cox-{number}",
+            model=beta.tobytes(),
         )
         noise = len(alive) * COX_RESOLUTION
         likelihood, gradient, information = _unpack(total)

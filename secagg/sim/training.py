@@ -208,6 +208,7 @@ def train(
             resolution=UPDATE_RESOLUTION,
             max_weight=MAX_EXAMPLES,
             label=f"training-{number}",
+            model=weights.tobytes(),
         )
         weights = weights + mean
         score = auc(_design(held_out.x, scaler) @ weights, held_out.y)
