@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
+from .choose import MaskedSum, complete, fitted, sparse
 from .errors import PlanError
 from .keys import digest_of
-from .parameters import GraphSecurity, graph_parameters, graph_security
+from .parameters import GraphSecurity, graph_security
 from .roster import Roster
 from .stages import Pipeline, Stage
 from .stages.pipeline import MOST_WEIGHT, STAGES
@@ -26,23 +27,7 @@ SUITES: Final = (SUITE,)
 MOST_LENGTH: Final = 1 << 32
 #: Fewest and most statistical security bits a round of a sparse graph may have.
 SECURITY_BITS: Final = (20, 128)
-#: A recommended sparse graph fails for lack of shares with probability at most 2^-20 a round.
-CORRECTNESS_BITS: Final = 20
-#: Below this many sites the complete graph costs little and tolerates a server that turns.
-SPARSE_FROM: Final = 65
 _PLAN_LABEL: Final = b"secagg plan v1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedSum:
-    """Pairwise masking (SecAgg, CCS 2017; SecAgg+, CCS 2020).
-
-    ``share_threshold`` shares of one site's secrets rebuild them; ``neighbours`` is the degree
-    of the graph, ``clients - 1`` for the complete one.
-    """
-
-    share_threshold: int
-    neighbours: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +70,8 @@ class Plan:
     digest: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(self.stages))
         self._check_field_types()
+        object.__setattr__(self, "stages", tuple(self.stages))
         self._check_stage_kinds()
         self._check_length()
         self._check_weight()
@@ -113,6 +98,11 @@ class Plan:
         for name in ("sites_receive", "fixed_data"):
             if not isinstance(getattr(self, name), bool):
                 raise PlanError("true or false", rule="field-types", field=name)
+        if not isinstance(self.stages, (tuple, list)):
+            raise PlanError("a tuple of stages", rule="field-types", field="stages")
+        for name in ("threat", "suite"):
+            if type(getattr(self, name)) is not str:
+                raise PlanError("text", rule="field-types", field=name)
         if not isinstance(self.roster, Roster):
             raise PlanError("a Roster", rule="field-types", field="roster")
         if not isinstance(self.protocol, MaskedSum):
@@ -122,12 +112,7 @@ class Plan:
         if self.bits is not None:
             _integer(self.bits, "bits")
         if self.privacy is not None:
-            object.__setattr__(self, "privacy", tuple(sorted(tuple(p) for p in self.privacy)))
-            for pair in self.privacy:
-                if len(pair) != 2 or not isinstance(pair[0], str):
-                    raise PlanError("(name, value) pairs", rule="field-types", field="privacy")
-                if not isinstance(pair[1], (str, int, float)):
-                    raise PlanError("text or numbers", rule="field-types", field="privacy")
+            object.__setattr__(self, "privacy", _claims(self.privacy))
 
     def _check_stage_kinds(self) -> None:
         for stage in self.stages:
@@ -371,16 +356,16 @@ class Plan:
         """
         n = len(roster.sites)
         if neighbours is None:
-            protocol = _sparse(n, threat, colluding, max_dropouts, security_bits) or _complete(
+            protocol = sparse(n, threat, colluding, max_dropouts, security_bits) or complete(
                 n, threat, colluding, max_dropouts
             )
         elif neighbours == n - 1:
-            protocol = _complete(n, threat, colluding, max_dropouts)
+            protocol = complete(n, threat, colluding, max_dropouts)
         elif threat == "malicious-server" or neighbours % 2:
             # The plan itself names what is wrong with such a graph.
             protocol = MaskedSum(share_threshold=2, neighbours=neighbours)
         else:
-            protocol = _fitted(n, colluding, max_dropouts, neighbours, security_bits)
+            protocol = fitted(n, colluding, max_dropouts, neighbours, security_bits)
         return cls(
             roster=roster,
             length=length,
@@ -446,8 +431,30 @@ class Plan:
 _SPECIAL: Final = frozenset({"roster", "stages", "protocol", "privacy", "digest"})
 
 
+def _claims(value: object) -> tuple[tuple[str, str | int | float], ...]:
+    """Sorted (name, value) pairs, names once, values text or finite numbers."""
+    wrong = PlanError(
+        "(name, value) pairs of text and text or finite numbers",
+        rule="field-types",
+        field="privacy",
+    )
+    if not isinstance(value, (tuple, list)):
+        raise wrong
+    pairs: dict[str, str | int | float] = {}
+    for pair in value:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or type(pair[0]) is not str:
+            raise wrong
+        name, claim = pair
+        if type(claim) not in {str, int, float} or name in pairs:
+            raise wrong
+        if isinstance(claim, float) and not math.isfinite(claim):
+            raise wrong
+        pairs[name] = claim
+    return tuple(sorted(pairs.items()))
+
+
 def _integer(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if type(value) is not int:
         raise PlanError("an integer", rule="field-types", field=name)
 
 
@@ -460,51 +467,4 @@ def _pipeline(stages: tuple[Stage, ...], length: int, max_weight: int) -> Pipeli
     return Pipeline(stages, length, max_weight)
 
 
-def _complete(n: int, threat: Threat, colluding: int, max_dropouts: int) -> MaskedSum:
-    # The two-list law also protects a semi-honest plan against a server that turns, and every
-    # share beyond the threshold is one that may be wrong, so the threshold is not raised above.
-    t = max((n + colluding) // 2 + 1, 2)
-    if t > n - max_dropouts and threat == "semi-honest":
-        t = max(n - max_dropouts, 2)
-    if t > n - max_dropouts:
-        raise PlanError(
-            f"{n} sites with {colluding} colluding against a malicious server need {t} survivors "
-            f"and so bear at most {max(0, n - t)} dropouts",
-            rule="one-survivor-set",
-            field="max_dropouts",
-        )
-    return MaskedSum(share_threshold=t, neighbours=n - 1)
-
-
-def _sparse(
-    n: int, threat: Threat, colluding: int, max_dropouts: int, security_bits: int
-) -> MaskedSum | None:
-    if threat != "semi-honest" or n < SPARSE_FROM:
-        return None
-    try:
-        found = graph_parameters(
-            n, colluding / n, max_dropouts / n, threat="semi-honest", security_bits=security_bits
-        )
-    except (PlanError, ZeroDivisionError):
-        return None
-    security = graph_security(n, colluding, max_dropouts, found.neighbours, found.threshold)
-    # The published search does not look at correctness again after raising a threshold of 1 to
-    # 2, which for small cohorts gives graphs that mostly fail; those take the complete graph.
-    if security.security_bits < security_bits or security.correctness_bits < CORRECTNESS_BITS:
-        return None
-    return MaskedSum(share_threshold=found.threshold, neighbours=found.neighbours)
-
-
-def _fitted(
-    n: int, colluding: int, max_dropouts: int, neighbours: int, security_bits: int
-) -> MaskedSum:
-    # The lowest threshold that is safe leaves the most room for dropouts.
-    for t in range(2, neighbours + 2):
-        if graph_security(n, colluding, max_dropouts, neighbours, t).security_bits >= security_bits:
-            return MaskedSum(share_threshold=t, neighbours=neighbours)
-    raise PlanError(
-        f"{neighbours} neighbours cannot give {security_bits} bits with {colluding} colluding "
-        f"and {max_dropouts} dropouts",
-        rule="sparse-security",
-        field="neighbours",
-    )
+__all__ = ["SUITE", "MaskedSum", "Plan", "Threat"]

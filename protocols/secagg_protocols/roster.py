@@ -18,6 +18,24 @@ MOST_SITES: Final = 1 << 20
 _MOST_NAME: Final = 64
 
 
+def _members(value: object, group: str) -> tuple[tuple[str, bytes], ...]:
+    """Pairs of name and key as the immutable form that the digest is taken of."""
+    wrong = PlanError(
+        f"{group} are (name, key) pairs of text and bytes", rule="roster", field="roster"
+    )
+    if not isinstance(value, (tuple, list)):
+        raise wrong
+    pairs = []
+    for pair in value:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise wrong
+        name, key = pair
+        if type(name) is not str or type(key) is not bytes:
+            raise wrong
+        pairs.append((name, key))
+    return tuple(pairs)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roster:
     """Names and Ed25519 public keys of sites, server and holders; ``epoch`` counts changes.
@@ -31,8 +49,10 @@ class Roster:
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", tuple((n, bytes(k)) for n, k in self.sites))
-        object.__setattr__(self, "holders", tuple((n, bytes(k)) for n, k in self.holders))
+        for group in ("sites", "holders"):
+            object.__setattr__(self, group, _members(getattr(self, group), group))
+        if not isinstance(self.server, bytes):
+            raise PlanError("the server's key is bytes", rule="roster", field="roster")
         self._check_roster()
 
     def _check_roster(self) -> None:
@@ -42,7 +62,7 @@ class Roster:
         if len(self.sites) > MOST_SITES:
             raise PlanError(f"at most {MOST_SITES} sites", rule="roster", field="roster")
         for name in names:
-            if not isinstance(name, str) or not name.isprintable() or not name.strip():
+            if not name.isprintable() or not name.strip():
                 raise PlanError("a name is printable text", rule="roster", field="roster")
             if len(name.encode()) > _MOST_NAME or name == SERVER_NAME:
                 raise PlanError(

@@ -21,7 +21,7 @@ class Integers:
     def __post_init__(self) -> None:
         for name in ("low", "high"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 1 << 62:
+            if type(value) is not int or abs(value) > 1 << 62:
                 raise PlanError(
                     "an integer of at most 2^62 in size", rule="integer-range", field=name
                 )

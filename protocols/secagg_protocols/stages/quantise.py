@@ -29,9 +29,9 @@ class Quantise:
 
     def __post_init__(self) -> None:
         levels = self.levels
-        if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= 1 << 52:
+        if type(levels) is not int or not 1 <= levels <= 1 << 52:
             raise PlanError("from 1 to 2^52 levels", rule="quantise-levels", field="levels")
-        if self.rounding not in {"stochastic", "nearest"}:
+        if type(self.rounding) is not str or self.rounding not in {"stochastic", "nearest"}:
             raise PlanError(
                 'rounding is "stochastic" or "nearest"', rule="quantise-rounding", field="rounding"
             )
