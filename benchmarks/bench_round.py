@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import cryptography
 import numpy as np
-import secagg_native
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import secagg
+import secagg_native
 
 RUNS = 7
 
