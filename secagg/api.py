@@ -88,8 +88,9 @@ def load(
 ) -> Client | Server:
     """The party that ``dump()`` wrote, ready to go on.
 
-    ``model`` sets the broadcast model where the dump was taken before it was known. It cannot
-    undo one: the journal answers for what was already sent.
+    ``floors=None`` keeps the floors with which the party was made. ``model`` sets the broadcast
+    model where the dump was taken before it was known. It cannot undo one: the journal answers
+    for what was already sent.
     """
     state = read_dump(data, plan)
     common: dict[str, Any] = {

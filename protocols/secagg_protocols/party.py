@@ -304,8 +304,17 @@ class Party:
         try:
             return self.journal.claim(self._journal_key, step, digest, reply)
         except SecAggError as error:
-            self._ended = error
+            self._end(error)
             raise
+
+    def _end(self, error: SecAggError) -> None:
+        """End this party for good, without what it no longer needs."""
+        self._ended = error
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the secrets of the round."""
+        raise NotImplementedError
 
     def _require_alive(self) -> None:
         if self._ended is not None:

@@ -31,6 +31,9 @@ KINDS: Final = {messages.INPUT.number: messages.INPUT}
 class _PlainParty(Party):
     kinds = KINDS
 
+    def _forget(self) -> None:
+        """There are no secrets to drop."""
+
     def _largest(self, kind: Kind) -> int:
         return messages.largest_frame(self.plan, kind)
 

@@ -255,7 +255,8 @@ def party_views(made: Plan) -> list[tuple[str, str, str]]:
     views.append(
         (
             "network",
-            f"who talks when, message sizes, masked vectors{result} (use TLS to hide it)",
+            "who talks when, message sizes, masked vectors, and the shares of step 5, from which "
+            f"it can compute the sum{result} (use TLS to hide all this)",
             f"every site's vector; {vouch}",
         )
     )

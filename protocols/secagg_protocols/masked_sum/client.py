@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -151,15 +152,11 @@ class Client(ClientChecks):
             return self._on_consents(frame)
         return self._on_result(frame)
 
-    def _end(self, error: SecAggError) -> None:
-        self._ended = error
-        self._pending = None
-        self._forget()
-
     def _forget(self) -> None:
         """Drop the secrets of this round: nothing after this point needs them."""
         self._secrets = None
         self._shares = {}
+        self._pending = None
 
     def _send(
         self, kind: Any, header: Any, tail: Buffer = b"", *, claim: bytes | None = None
@@ -281,6 +278,14 @@ class Client(ClientChecks):
         return [Dropped(self.name, error)]
 
     def _send_input(self, array: Any, weight: int) -> list[Event]:
+        try:
+            return self._mask_input(array, weight)
+        except PeerError as error:
+            # A peer's key is of low order. Bad input of the caller's ends nothing.
+            self._end(error)
+            raise
+
+    def _mask_input(self, array: Any, weight: int) -> list[Event]:
         plan, own, context = self.plan, self._own(), self.contexts.round
         seeds = iter(range(1 << 32))
         encoder = plan.pipeline.begin(array, weight, lambda: own.stage_seed(context, next(seeds)))
@@ -416,6 +421,7 @@ class Client(ClientChecks):
             "shares": [[site, shares] for site, shares in self._shares.items()],
             "u3": list(self._u3),
             "cohort": self._cohort,
+            "floors": None if self.floors is None else asdict(self.floors),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -428,4 +434,6 @@ class Client(ClientChecks):
         self._shares = dict(state["shares"])
         self._u3 = tuple(state["u3"])
         self._cohort = state["cohort"]
+        if self.floors is None and state["floors"] is not None:
+            self.floors = Floors(**state["floors"])
         self._check_dump_age()

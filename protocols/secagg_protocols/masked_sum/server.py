@@ -152,8 +152,7 @@ class Server(ServerChecks):
         try:
             return closing[self._step]()
         except SecAggError as error:
-            self._ended = error
-            self._forget()
+            self._end(error)
             raise
 
     def _take(self, kind: Kind, frame: Frame) -> None:
