@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import secagg_native
-import secagg_protocols
 
 import secagg
+import secagg_native
+import secagg_protocols
 
 PACKAGES = {
     "secagg": Path(secagg.__file__).parent,
@@ -63,11 +63,11 @@ def imports(package: str, name: str, path: Path) -> set[str]:
 
 
 def rank(layers: list[set[str]], name: str) -> int | None:
-    top = name.split(".")[0]
+    top = name.partition(".")[0]
     return next((i for i, layer in enumerate(layers) if top in layer), None)
 
 
-@pytest.mark.parametrize(("package", "name", "path"), modules(), ids=lambda x: str(x))
+@pytest.mark.parametrize(("package", "name", "path"), modules(), ids=str)
 def test_imports_point_down(package: str, name: str, path: Path) -> None:
     order = ["secagg", "secagg_protocols", "secagg_native"]
     layers = {"secagg": SECAGG, "secagg_protocols": PROTOCOLS}.get(package)
@@ -80,7 +80,11 @@ def test_imports_point_down(package: str, name: str, path: Path) -> None:
             assert order.index(top) >= order.index(package), imported
         if layers and name and top == package:
             other = rank(layers, rest)
-            if other is not None and own is not None and rest.split(".")[0] != name.split(".")[0]:
+            if (
+                other is not None
+                and own is not None
+                and rest.partition(".")[0] != name.partition(".")[0]
+            ):
                 assert other >= own, f"{package}.{name} imports {imported}"
 
 

@@ -128,17 +128,20 @@ def run_split(
     """One server message type split in every way, U3 announced honestly in every way."""
     plan = consent_plan(n, colluding, drops)
     count = 0
+
+    def same(i: int) -> frozenset[int]:
+        return everybody(n)
+
     for told in splits(n, colluding, drops):
         for u3 in lists(n, drops):
             puppet = Puppet(plan, range(colluding))
             named = dict(zip(puppet.honest, told, strict=True))
-            rest = everybody(n)
 
             def split(i: int, named: dict[int, frozenset[int]] = named) -> frozenset[int]:
                 return named.get(i, everybody(n))
 
-            puppet.advertise(split if step == "adverts" else lambda i: rest)
-            puppet.share(split if step == "sharers" else lambda i: rest)
+            puppet.advertise(split if step == "adverts" else same)
+            puppet.share(split if step == "sharers" else same)
             puppet.survive(lambda i, u3=u3: u3)
             puppet.confirm(lambda i, u3=u3: u3)
             judge(puppet)
@@ -237,7 +240,7 @@ def test_split_adverts_among_five(n: int, colluding: int, drops: int) -> None:
                 puppet.say(
                     messages.SHARES_FOR, i, messages.SharesFor(puppet.bitmap(u2), len(u2)), tail
                 )
-                went_on = not refused(lambda probe=probe, i=i: probe.submit(puppet.vectors[i]))
+                went_on = not refused(lambda probe=probe, x=puppet.vectors[i]: probe.submit(x))
                 assert went_on == (u2 <= u1)
                 puppet.parties[i] = true
 

@@ -14,11 +14,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import secagg  # noqa: E402
-from secagg_protocols.masked_sum import Client, Server  # noqa: E402
-from secagg_protocols.masked_sum.rules import RULES  # noqa: E402
-from support.scenarios import SCENARIOS  # noqa: E402
-from support.world import World, digest, make_plan, sparse_plan  # noqa: E402
+import secagg
+from secagg_protocols.masked_sum import Client, Server
+from secagg_protocols.masked_sum.rules import RULES
+from support.scenarios import SCENARIOS
+from support.world import World, digest, make_plan, sparse_plan
 
 ROOT = Path(__file__).parents[2] / "protocols"
 FOLDER = ROOT / "vectors" / "masked_sum"
