@@ -11,10 +11,10 @@ from secagg_protocols.floors import Floors
 from secagg_protocols.journal import Journal, MemoryJournal
 from secagg_protocols.keys import Identity
 from secagg_protocols.masked_sum import Client, Server
-from secagg_protocols.party import Entropy, read_dump
+from secagg_protocols.party import DUMP_FAULTS, Entropy, read_dump
 from secagg_protocols.plan import Plan
 from secagg_protocols.roster import SERVER_NAME
-from secagg_protocols.wire import Buffer
+from secagg_protocols.wire import SERVER, Buffer
 
 #: Called with (step, sender, recipient, bytes) for every message that is delivered.
 Tap = Callable[[Step, str, str, bytes], None]
@@ -93,13 +93,19 @@ def load(
     for what was already sent.
     """
     state = read_dump(data, plan)
-    common: dict[str, Any] = {
-        "identity": identity,
-        "session": state["session"],
-        "round": state["round"],
-        "model": None,
-        "journal": journal,
-    }
+    try:
+        common: dict[str, Any] = {
+            "identity": identity,
+            "session": state["session"],
+            "round": state["round"],
+            "model": None,
+            "journal": journal,
+        }
+        roles = {"client": range(plan.clients), "server": (SERVER,)}
+        if type(state["session"]) is not bytes or state["index"] not in roles[state["role"]]:
+            raise ValueError
+    except DUMP_FAULTS:
+        raise MisuseError("the dump is not one of this version", rule="dump") from None
     party: Client | Server
     if state["role"] == "client":
         party = Client(plan, state["index"], floors=floors, **common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,22 +32,32 @@ class Floors:
     most_inputs_per_model: int | None = None
     malicious_server: bool = False
 
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "malicious_server":
+                right = type(value) is bool
+            elif item.name == "noise_variance":
+                # A NaN would compare as below nothing and so switch the floor off.
+                right = value is None or (
+                    type(value) in {int, float} and math.isfinite(value) and value >= 0
+                )
+            else:
+                right = value is None or (type(value) is int and value >= 0)
+            if not right:
+                raise MisuseError(f"{item.name} has a wrong value", rule="floors-file")
+
     @classmethod
     def load(cls, path: str | Path) -> Floors:
         """Read a TOML file with the fields above; unknown fields are refused."""
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise MisuseError(f"{path}: {error}", rule="floors-file") from error
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
             raise MisuseError(f"{path}: unknown fields {unknown}", rule="floors-file")
-        for name, value in data.items():
-            boolean = name == "malicious_server"
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if boolean != isinstance(value, bool) or not (boolean or number) or value < 0:
-                raise MisuseError(f"{path}: {name} has a wrong value", rule="floors-file")
         return cls(**data)
 
     def check(self, plan: Plan, round_number: int) -> None:

@@ -18,6 +18,8 @@ from typing import Protocol
 
 from .errors import MisuseError
 
+#: Rule of the error that says that a claim may be tried again.
+JOURNAL_IO_RULE = "journal-io"
 KEY_SIZE = 32
 _MAGIC = b"secagg journal 1\n"
 _RECORD = struct.Struct("<I32sI32s")  # reply size, key, step, digest; then a check of these
@@ -56,6 +58,13 @@ class MemoryJournal:
     def __init__(self) -> None:
         self._records: dict[tuple[bytes, int], tuple[bytes, bytes]] = {}
         self._lock = threading.Lock()
+
+    def copy(self) -> MemoryJournal:
+        """An independent journal with the same records: what a rolled-back copy would hold."""
+        other = MemoryJournal()
+        with self._lock:
+            other._records.update(self._records)
+        return other
 
     def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
         """See :meth:`Journal.claim`."""
@@ -131,8 +140,15 @@ class FileJournal:
             return _newest(self._records, setup_context)
 
     def _open(self) -> int:
-        new = not self.path.exists()
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        new = self._place is None and not self.path.exists()
+        # Once it was there, a journal that is gone is not begun anew.
+        create = os.O_CREAT if self._place is None else 0
+        try:
+            handle = os.open(self.path, os.O_RDWR | create | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            if create:
+                raise
+            raise MisuseError(f"{self.path} is gone", rule="journal-file") from None
         # The lock belongs to the open file and goes with it, also when the process dies.
         fcntl.flock(handle, fcntl.LOCK_EX)
         status = os.fstat(handle)
@@ -170,6 +186,11 @@ class FileJournal:
         at = 0
         while at < len(data):
             rest = len(data) - at
+            if not any(data[at:]):
+                # Zeros to the end: the file grew before its blocks were written, and the crash
+                # came before the claim returned.
+                os.ftruncate(handle, self._end + at)
+                break
             if rest < _HEAD_SIZE:
                 torn = True
             else:

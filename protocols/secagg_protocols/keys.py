@@ -33,37 +33,16 @@ _SEAL_MAGIC: Final = b"secagg sealed 1\n"
 _IDENTITY_MAGIC: Final = "secagg identity 1"
 
 
-class Secret:
-    """Secret bytes that do not show themselves in ``repr``, ``str`` or a traceback."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: bytes) -> None:
-        self._value = value
-
-    def reveal(self) -> bytes:
-        """The bytes themselves."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return f"Secret(<{len(self._value)} bytes>)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
-
-    def __hash__(self) -> int:
-        raise TypeError("a secret is not hashable")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a secret is not pickled; use dump() and seal()")
-
-
 class Identity:
     """A party's long-term Ed25519 signing key. Its public half is pinned in the roster."""
 
     __slots__ = ("_key", "name")
 
     def __init__(self, name: str, seed: bytes) -> None:
+        if not isinstance(name, str) or not isinstance(seed, bytes) or len(seed) != SEED_SIZE:
+            raise MisuseError(
+                f"an identity is a name and a seed of {SEED_SIZE} bytes", rule="identity-file"
+            )
         self.name = name
         self._key = nacl.signing.SigningKey(seed)
 
@@ -104,22 +83,25 @@ class Identity:
     def load(cls, path: str | os.PathLike[str]) -> Identity:
         """Read what :meth:`save` wrote; a file that others may read is refused."""
         target = Path(path)
-        mode = stat.S_IMODE(target.stat().st_mode)
+        try:
+            mode = stat.S_IMODE(target.stat().st_mode)
+            data = target.read_bytes()
+        except OSError as error:
+            raise MisuseError(
+                f"{target} cannot be read: {error.strerror}", rule="identity-file"
+            ) from None
         if mode & 0o077:
             raise MisuseError(
                 f"{target} has mode {mode:04o}; only its owner may read it (chmod 600)",
                 rule="identity-file",
             )
-        lines = target.read_text(encoding="utf-8").splitlines()
         try:
-            magic, name, seed = lines
-            if magic != _IDENTITY_MAGIC or not name.startswith("name "):
-                raise ValueError
+            magic, name, seed = data.decode().splitlines()
             raw = bytes.fromhex(seed.removeprefix("seed "))
-            if len(raw) != SEED_SIZE:
+            if magic != _IDENTITY_MAGIC or not name.startswith("name ") or len(raw) != SEED_SIZE:
                 raise ValueError
         except ValueError:
-            # The offending line may hold the seed, so the cause is not chained.
+            # The offending bytes may hold the seed, so the cause is not chained.
             raise MisuseError(f"{target} is not an identity file", rule="identity-file") from None
         return cls(name.removeprefix("name "), raw)
 
@@ -130,13 +112,18 @@ class Identity:
         raise TypeError("an identity is not pickled; use save() and load()")
 
 
-def verify(public: bytes, digest: bytes, signature: bytes, *, rule: str, sender: str) -> None:
-    """Raise :class:`AuthenticationError` unless ``signature`` is ``public``'s on ``digest``."""
+def verify(
+    public: bytes, digest: bytes, signature: bytes, *, rule: str, signer: str, sender: str
+) -> None:
+    """Raise :class:`AuthenticationError` unless ``signature`` is ``public``'s on ``digest``.
+
+    ``sender`` is who passed it on, and so who is to blame.
+    """
     try:
         nacl.signing.VerifyKey(public).verify(digest, signature)
     except (nacl.exceptions.BadSignatureError, nacl.exceptions.CryptoError, ValueError):
         raise AuthenticationError(
-            f"the signature does not belong to {sender} or to this plan, session, round and model",
+            f"the signature does not belong to {signer} or to this plan, session, round and model",
             rule=rule,
             sender=sender,
         ) from None

@@ -26,7 +26,7 @@ from .errors import (
 )
 from .events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from .floors import Floors
-from .journal import Journal
+from .journal import JOURNAL_IO_RULE, Journal
 from .keys import Identity, digest_of, verify
 from .plan import Plan
 from .roster import SERVER_NAME
@@ -112,7 +112,7 @@ class Party:
         self.plan = plan
         self.index = index
         self.identity = identity
-        self.session = session.encode() if isinstance(session, str) else bytes(session)
+        self.session = session.encode() if isinstance(session, str) else session
         self.round = round
         self.journal = journal
         self._check_session()
@@ -132,7 +132,7 @@ class Party:
     # Rules that every party applies.
 
     def _check_session(self) -> None:
-        if not 1 <= len(self.session) <= _MOST_SESSION:
+        if type(self.session) is not bytes or not 1 <= len(self.session) <= _MOST_SESSION:
             raise MisuseError(f"a session has 1 to {_MOST_SESSION} bytes", rule="session")
         if isinstance(self.round, bool) or not isinstance(self.round, int):
             raise MisuseError("a round is an integer", rule="session")
@@ -171,7 +171,14 @@ class Party:
     def _check_trailer(self, frame: Frame, digest: bytes) -> None:
         sender = self._name(frame.sender)
         if self.plan.signed:
-            verify(self._public(frame.sender), digest, frame.trailer, rule="trailer", sender=sender)
+            verify(
+                self._public(frame.sender),
+                digest,
+                frame.trailer,
+                rule="trailer",
+                signer=sender,
+                sender=sender,
+            )
         elif not hmac.compare_digest(frame.trailer, digest):
             raise AuthenticationError(
                 "the trailer does not match: bytes changed, or another plan, session, round or "
@@ -228,6 +235,8 @@ class Party:
         differ derive different masks and cannot be summed, so a server that sends crafted
         models to some sites learns nothing from them.
         """
+        if not isinstance(model, (bytes, bytearray, memoryview)) or type(parameters) is not bytes:
+            raise MisuseError("model and parameters are bytes", rule="model")
         digest = hashlib.sha256(model).digest()
         contexts = self.contexts
         if contexts.model_hash is not None and (contexts.model_hash, contexts.parameters) != (
@@ -303,9 +312,18 @@ class Party:
         """Claim a step in the journal; a conflict ends this party."""
         try:
             return self.journal.claim(self._journal_key, step, digest, reply)
+        except OSError as error:
+            raise _journal_failed(error) from error
         except SecAggError as error:
             self._end(error)
             raise
+
+    def _newest(self) -> int:
+        """The last step of this round in the journal."""
+        try:
+            return self.journal.newest(self._journal_key)
+        except OSError as error:
+            raise _journal_failed(error) from error
 
     def _end(self, error: SecAggError) -> None:
         """End this party for good, without what it no longer needs."""
@@ -360,12 +378,37 @@ class Party:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take the content of a dump (:func:`secagg.load` calls this)."""
+        try:
+            self._restore_all(state)
+        except DUMP_FAULTS:
+            raise MisuseError("the dump is not one of this version", rule="dump") from None
+
+    def _restore_all(self, state: dict[str, Any]) -> None:
         self.contexts.model_hash = state["model"]
         self.contexts.parameters = state["parameters"]
         if state["ended"] is not None:
             self._ended = unpack_error(state["ended"])
         self._accepted = {(k, s): d for k, s, d in state["accepted"]}
         self._restore(state["state"])
+
+
+def _journal_failed(error: OSError) -> MisuseError:
+    # Nothing was sent and nothing is lost: the same call may be made again.
+    return MisuseError(
+        f"the journal's disk failed ({error.strerror}); try again", rule=JOURNAL_IO_RULE
+    )
+
+
+#: What hostile or foreign content of a dump can make the decoder raise.
+DUMP_FAULTS: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 
 
 def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
@@ -377,9 +420,12 @@ def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
         data[len(_DUMP_MAGIC) : start], hashlib.sha256(body).digest()
     ):
         raise MisuseError("the dump is cut or changed", rule="dump")
-    state: dict[str, Any] = msgspec.msgpack.decode(body)
-    if state["plan"] != plan.digest:
-        raise MisuseError("the dump belongs to another plan", rule="dump")
+    try:
+        state: dict[str, Any] = msgspec.msgpack.decode(body)
+        if state["plan"] != plan.digest:
+            raise MisuseError("the dump belongs to another plan", rule="dump")
+    except DUMP_FAULTS:
+        raise MisuseError("the dump is not one of this version", rule="dump") from None
     return state
 
 

@@ -67,7 +67,7 @@ class Plan:
     bits: int | None = None
     privacy: tuple[tuple[str, str | int | float], ...] | None = None
     #: SHA-256 of the canonical bytes: parties with different plans cannot talk.
-    digest: bytes = field(init=False, repr=False, compare=False)
+    digest: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_field_types()
@@ -297,7 +297,7 @@ class Plan:
         """Fewest bits a coordinate with which no sum of honest inputs can wrap."""
         need = 1
         for span, _ in self.pipeline.sum_span(self.clients):
-            if max(-span.low, span.high) >= 1 << 63:
+            if -span.low > 1 << 63 or span.high >= 1 << 63:
                 # The lifted sum is an int64; beyond it is beyond 64 bits for this purpose.
                 return max(65, (span.high - span.low).bit_length())
             need = max(need, (span.high - span.low).bit_length())
@@ -448,6 +448,10 @@ def _claims(value: object) -> tuple[tuple[str, str | int | float], ...]:
         if type(claim) not in {str, int, float} or name in pairs:
             raise wrong
         if isinstance(claim, float) and not math.isfinite(claim):
+            raise wrong
+        if isinstance(claim, int) and abs(claim) >= 1 << 63:
+            raise wrong
+        if not (name.isprintable() and (not isinstance(claim, str) or claim.isprintable())):
             raise wrong
         pairs[name] = claim
     return tuple(sorted(pairs.items()))

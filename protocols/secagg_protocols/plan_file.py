@@ -81,7 +81,7 @@ def load_plan(text: str) -> Plan:
 
 def _stage(data: dict[str, Any]) -> Any:
     name = data.pop("name", None)
-    if name not in STAGES:
+    if not isinstance(name, str) or name not in STAGES:
         raise PlanError(
             f"{name!r} is not a stage; known are {', '.join(sorted(STAGES))}",
             rule="plan-file",
@@ -112,7 +112,7 @@ def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
 def _parse(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"not TOML: {error}", rule="plan-file") from error
 
 

@@ -87,7 +87,9 @@ def split_frame(data: Buffer, *, trailer_size: int) -> Frame:
     Raises :class:`DecodeError` where the bytes cannot be a frame.
     """
     view = memoryview(data)
-    if view.ndim != 1 or view.itemsize != 1:
+    if not view.contiguous:
+        raise DecodeError("a frame is contiguous bytes", rule="frame")
+    if view.format != "B" or view.ndim != 1:
         view = view.cast("B")
     if view.nbytes < PREFIX_SIZE + trailer_size:
         raise DecodeError(f"{view.nbytes} bytes are too few for a frame", rule="frame")

@@ -8,7 +8,7 @@ import typer
 
 from secagg import __version__
 
-from . import demo, graph, info, keys, plan, simulate
+from . import demo, graph, info, keys, party, plan, simulate
 from .common import EPILOG, Guarded
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.command("plan", epilog=EPILOG)(plan.plan)
 app.command("graph", epilog=EPILOG)(graph.graph)
 app.command("keygen", epilog=EPILOG)(keys.keygen)
 app.add_typer(keys.roster_app, name="roster")
+app.add_typer(party.app, name="party")
 app.command("info", epilog=EPILOG)(info.info)
 
 

@@ -31,8 +31,8 @@ from robustness.variants import general, particular
 
 import secagg
 from secagg import ClipLinf, FileJournal, Floors, Identity, MemoryJournal, Plan, Quantise
-from secagg_protocols.keys import Secret
 from secagg_protocols.masked_sum import messages
+from secagg_protocols.masked_sum.masks import SiteSecrets
 from secagg_protocols.wire import split_frame
 
 
@@ -255,7 +255,6 @@ def provoke_storage(round_: Round, evidence: Evidence, folder: Path) -> None:
     identity = round_.identity(name)
     party = round_.parties[name]
     dump = party.dump()
-    evidence.show(Secret(own.derive(b"seal")), [Secret(bytes(own._key))])
     for bad in (dump[:-1], dump[:40], b"", dump + b"x"):
         with evidence.provoke():
             secagg.load(bad, plan, identity, MemoryJournal())
@@ -292,9 +291,7 @@ def provoke_storage(round_: Round, evidence: Evidence, folder: Path) -> None:
     with evidence.provoke(TypeError):
         own.__reduce__()
     with evidence.provoke(TypeError):
-        Secret(own.derive(b"seal")).__reduce__()
-    with evidence.provoke(TypeError):
-        hash(Secret(own.derive(b"seal")))
+        SiteSecrets.derive(own.derive(b"seal"), bytes(32)).__reduce__()
     with evidence.provoke():
         secagg.client(
             plan,

@@ -262,7 +262,8 @@ def clone(party: Any, journal: Any = None) -> Any:
     for name, value in vars(party).items():
         copy = value.copy() if isinstance(value, (dict, set, list, np.ndarray)) else value
         setattr(twin, name, copy)
-    twin.journal = MemoryJournal() if journal is None else journal
+    copy = getattr(party.journal, "copy", MemoryJournal)  # a journal file is not copied
+    twin.journal = copy() if journal is None else journal
     return twin
 
 

@@ -290,8 +290,10 @@ def test_one_dump_loaded_twice_answers_one_survivor_list(
     plan = station.round.plan
     identity = station.round.identity(station.message.recipient)
     dump = station.party.dump()
-    memory = MemoryJournal()
+    memory = station.party.journal.copy()
     path = tmp_path / "journal"
+    for (key, step), (digest, reply) in memory._records.items():
+        FileJournal(path).claim(key, step, digest, reply)
 
     def load() -> Any:
         # Two processes would each open the file; two objects stand for them here.
@@ -318,7 +320,7 @@ def test_a_list_confirmed_by_one_copy_cannot_be_replaced_at_the_reveal() -> None
     found = stations(round_)
     consents = found[8]
     name = consents.message.recipient
-    identity, journal = identities[name], MemoryJournal()
+    identity, journal = identities[name], found[6].party.journal.copy()
     before, after = found[6].party.dump(), consents.party.dump()
     assert found[6].message.recipient == name
     party = secagg.load(before, plan, identity, journal)
@@ -387,7 +389,7 @@ def test_what_ended_stays_ended_and_keeps_no_secret(kind: str) -> None:
         party.receive(station.seal(replace(station.parts, tail=b"x")), sender=SERVER)
     after = party.dump()
     assert not any(secret in after for secret in secrets)
-    twin = secagg.load(after, plan, station.round.identity(name), MemoryJournal())
+    twin = secagg.load(after, plan, station.round.identity(name), party.journal.copy())
     (event,) = twin.receive(good, sender=SERVER)
     assert isinstance(event, secagg.Ignored)
     with pytest.raises(MisuseError):

@@ -119,7 +119,7 @@ def test_a_malformed_message_of_the_server_ends_the_client(
         else:
             # A bad relayed signature or key is blamed on the site whose it should be.
             assert error.sender is not None
-        twin = secagg.load(party.dump(), plan, identity, secagg.MemoryJournal())
+        twin = secagg.load(party.dump(), plan, identity, party.journal.copy())
         for ended in (party, twin):
             (event,) = ended.receive(station.message.data, sender=SERVER)
             assert isinstance(event, secagg.Ignored)

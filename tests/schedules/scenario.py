@@ -275,10 +275,13 @@ class Schedule:
         else:
             assert error.rule in {"decoded", "commitment", "mask-key"}, error
             survivors = set(run.heard[Step.INPUT])
-            assert error.sender in suspects <= revealed | {error.sender}, (error, suspects)
+            # Nobody is convicted on shares, so the error blames no sender; its text says whose.
+            assert error.sender is None, error
+            dealer = next(n for n in self.plan.roster.names if f"shares of {n} " in str(error))
+            assert dealer in suspects <= revealed | {dealer}, (error, suspects)
             assert len(suspects) >= self.spec.threshold, (error, suspects)
             if error.rule != "decoded":
-                assert (error.sender in survivors) == (error.rule == "commitment"), error
+                assert (dealer in survivors) == (error.rule == "commitment"), error
         run.histogram[f"outcome: abort by {error.rule}"] += 1
 
     @property

@@ -180,7 +180,7 @@ def draw_spec(
         spec = replace(
             spec,
             clips=tuple((kind, choice.pick(sizes)) for kind in kinds),
-            levels=choice.integer(1, max(1, min(top, room // 4))),
+            levels=choice.integer(1, max(1, min(top, room // 4, (1 << 52) // max_weight))),
             rounding=choice.pick(("nearest", "stochastic")),
         )
     need = bits_needed(spec)

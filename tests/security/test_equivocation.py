@@ -103,7 +103,9 @@ def test_split_survivors_reveal_one_set_at_most(n: int, colluding: int, drops: i
                 puppet.mask_shares[dealer][holder] = ready.mask_shares[dealer][holder]
         for h in puppet.honest:
             identity = puppet.identities[f"s{h}"]
-            puppet.parties[h] = secagg.load(dumps[h], plan, identity, secagg.MemoryJournal())
+            puppet.parties[h] = secagg.load(
+                dumps[h], plan, identity, ready.parties[h].journal.copy()
+            )
         named = dict(zip(puppet.honest, told, strict=True))
         puppet.survive(lambda i, named=named: named[i])
         puppet.confirm(lambda i, named=named: named[i])
@@ -183,7 +185,7 @@ def test_split_sharers_among_five(n: int, colluding: int, drops: int) -> None:
                 continue
             puppet = Puppet(plan, range(colluding))
             identity = puppet.identities[f"s{h}"]
-            party = secagg.load(dumps[h], plan, identity, secagg.MemoryJournal())
+            party = secagg.load(dumps[h], plan, identity, ready.parties[h].journal.copy())
             puppet.parties[h], puppet.sealed = party, ready.sealed
             puppet.honest = [h]
             tail = b"".join(ready.sealed[d][h] for d in sorted(u2) if d != h)
@@ -193,7 +195,7 @@ def test_split_sharers_among_five(n: int, colluding: int, drops: int) -> None:
             shared = party.dump()
             takes: set[frozenset[int]] = set()
             for u3 in known:
-                puppet.parties[h] = secagg.load(shared, plan, identity, secagg.MemoryJournal())
+                puppet.parties[h] = secagg.load(shared, plan, identity, party.journal.copy())
                 puppet.consents = {}
                 puppet.survive(lambda i, u3=u3: u3)
                 if puppet.consents:
@@ -234,7 +236,7 @@ def test_split_adverts_among_five(n: int, colluding: int, drops: int) -> None:
                     continue
                 dump = puppet.parties[i].dump()
                 identity = puppet.identities[f"s{i}"]
-                probe = secagg.load(dump, plan, identity, secagg.MemoryJournal())
+                probe = secagg.load(dump, plan, identity, puppet.parties[i].journal.copy())
                 true, puppet.parties[i] = puppet.parties[i], probe
                 tail = bytes(96 * (len(u2) - 1))
                 puppet.say(

@@ -350,6 +350,30 @@ def _(victim: type[Any]) -> list[str]:
     return small_cohort(messages.SURVIVORS, victim, 0)
 
 
+@scenario("client", "survivor-sent")
+def _(victim: type[Any]) -> list[str]:
+    # The server lists a site that has not submitted its vector yet.
+    world = World(make_plan(), classes={VICTIM: victim})
+    party = world.parties[VICTIM]
+    party.submit = lambda *args: []
+    rules: list[str] = []
+
+    def edit(kind: int, sender: str, to: str, frame: bytes) -> list[bytes] | None:
+        if kind == messages.SURVIVORS.number and to == VICTIM:
+            listed = messages.Survivors(world.bitmap(*range(7)), 7)
+            bad = world.reseal(frame, header=listed)
+            rules.extend(refused(lambda: party.receive(bad, sender=sender)))
+            raise StopIteration
+        return None
+
+    world.edit = edit
+    try:
+        world.run()
+    except StopIteration:
+        return rules
+    raise AssertionError("the attack was never played")
+
+
 @scenario("client", "survivor-holders")
 def _(victim: type[Any]) -> list[str]:
     return few_holders(messages.SURVIVORS, victim, 0, 3)

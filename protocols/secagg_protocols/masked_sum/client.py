@@ -16,6 +16,7 @@ from ..errors import (
 )
 from ..events import Aggregate, Done, Dropped, Event, Ignored, Send, Step
 from ..floors import Floors
+from ..journal import JOURNAL_IO_RULE
 from ..keys import (
     KEY_SIZE,
     SEED_SIZE,
@@ -62,7 +63,7 @@ class Client(ClientChecks):
     def __init__(self, plan: Plan, index: int, *, floors: Floors | None, **common: Any) -> None:
         super().__init__(plan, index, **common)
         self.floors = floors
-        self._check_floors()
+        self._require_floors()
         self._at = NEW
         self._secrets: masks.SiteSecrets | None = None
         self._neighbours: tuple[int, ...] = ()
@@ -72,6 +73,10 @@ class Client(ClientChecks):
         self._u3: tuple[int, ...] = ()
         self._cohort = 0
         self._pending: tuple[Any, int] | None = None
+        self._reloaded = False
+
+    def _require_floors(self) -> None:
+        self._check_floors()
 
     # Contract.
 
@@ -83,7 +88,9 @@ class Client(ClientChecks):
         self._require_alive()
         if self._at != NEW:
             raise MisuseError("this party was started before", rule="start-once")
-        self._secrets = masks.SiteSecrets.derive(self._entropy(SEED_SIZE), self.contexts.setup)
+        if self._secrets is None:  # else the journal's disk failed, and the caller tries again
+            seed = self._entropy(SEED_SIZE)
+            self._secrets = masks.SiteSecrets.derive(seed, self.contexts.setup)
         tail = self._secrets.mask_key + self._secrets.channel_key
         events = self._send(messages.ADVERT, messages.Advert(), tail)
         self._at = ADVERTISED
@@ -112,7 +119,8 @@ class Client(ClientChecks):
                 return [Ignored(error)]
             events = self._dispatch(frame)
         except SecAggError as error:
-            self._end(error)
+            if error.rule != JOURNAL_IO_RULE:
+                self._end(error)
             raise
         self._accepted[frame.kind, frame.sender] = digest
         return events
@@ -127,7 +135,7 @@ class Client(ClientChecks):
         self._require_alive()
         self._check_input_once()
         array, weight = self.plan.pipeline.check_input(x, weight)
-        if self._at == READY and self.contexts.model_hash is not None:
+        if self._at in {READY, MASKED} and self.contexts.model_hash is not None:
             return self._send_input(array, weight)
         # The range of integers is a stage's check; it runs now so that the caller learns of a
         # bad vector before the round goes on.
@@ -245,15 +253,19 @@ class Client(ClientChecks):
             self._shares[dealer] = self._open_shares(dealer, sealed)
         self._u2 = present
         self._at = READY
-        return self._send_pending()
+        try:
+            return self._send_pending()
+        except SecAggError:
+            self._at = SHARED  # so that the same message may be taken again
+            raise
 
     def _send_pending(self) -> list[Event]:
         """Send the vector that was waiting, once the shares and the model are there."""
         if self._at != READY or self._pending is None or self.contexts.model_hash is None:
             return []
-        array, weight = self._pending
+        events = self._send_input(*self._pending)
         self._pending = None
-        return self._send_input(array, weight)
+        return events
 
     def _open_shares(self, dealer: int, sealed: bytes) -> bytes | None:
         """The two shares, or ``None``: a site without a valid share reveals none, which takes
@@ -334,6 +346,7 @@ class Client(ClientChecks):
         self._check_survivor_cohort(present, header.cohort)
         if self.index not in present:
             return self._late()
+        self._check_survivor_sent()
         self._check_survivor_holders(present)
         self._u3, self._cohort = present, header.cohort
         if not plan.signed:
@@ -436,4 +449,6 @@ class Client(ClientChecks):
         self._cohort = state["cohort"]
         if self.floors is None and state["floors"] is not None:
             self.floors = Floors(**state["floors"])
+            self._require_floors()
+        self._reloaded = True
         self._check_dump_age()

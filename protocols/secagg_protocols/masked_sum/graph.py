@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import overload
+
 import numpy as np
 
 from secagg_native import keystream
@@ -15,7 +18,27 @@ def complete(site: int, clients: int) -> tuple[int, ...]:
     return (*range(site), *range(site + 1, clients))
 
 
-def draw(plan: Plan, seed: bytes) -> list[tuple[int, ...]]:
+class Complete(Sequence[tuple[int, ...]]):
+    """The complete graph, row by row: its n (n - 1) entries are never stored."""
+
+    def __init__(self, clients: int) -> None:
+        self._clients = clients
+
+    def __len__(self) -> int:
+        return self._clients
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[int, ...]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
+        sites = range(self._clients)[index]
+        if isinstance(sites, range):
+            return [complete(site, self._clients) for site in sites]
+        return complete(sites, self._clients)
+
+
+def draw(plan: Plan, seed: bytes) -> Sequence[tuple[int, ...]]:
     """Neighbours of every site of the roster, ascending.
 
     A Harary graph H(k, n) on a uniformly random permutation of the *whole* roster (Bell et al.,
@@ -24,7 +47,7 @@ def draw(plan: Plan, seed: bytes) -> list[tuple[int, ...]]:
     """
     n, k = plan.clients, plan.protocol.neighbours
     if plan.complete:
-        return [complete(site, n) for site in range(n)]
+        return Complete(n)
     material = hkdf(seed, b"secagg graph v1", 24)
     words = keystream(material[:16], material[16:], 2 * n, np.uint64)
     # Sorting by 128 random bits is a uniform permutation up to a tie, of probability n^2/2^129.

@@ -24,7 +24,7 @@ from ..keys import (
 MASK_KEY_SIZE = 24
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SiteSecrets:
     """All secrets of one site in one round; everything follows from ``seed``."""
 
@@ -51,6 +51,9 @@ class SiteSecrets:
             mask_key=public_key(mask_seed),
             channel_key=public_key(channel_seed),
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("the secrets of a round are not pickled; use dump() and seal()")
 
     def share_seed(self, setup_context: bytes) -> bytes:
         """Seed of the Shamir coefficients."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from secagg_native import add_keystreams, bitpack
 
 from ..errors import MisuseError, PeerError, SecAggError
 from ..events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
+from ..journal import JOURNAL_IO_RULE
 from ..keys import SEED_SIZE, digest_of
 from ..lift import lift
 from ..party import Kind
@@ -39,7 +40,9 @@ class Server(ServerChecks):
         super().__init__(plan, index, **common)
         self._step: Step | None = None  # None: not started; a finished server has _done
         self._done = False
-        self._graph: list[tuple[int, ...]] = []
+        self._opened = False  # the accumulator has been unmasked, in place
+        self._suspects: set[int] = set()
+        self._graph: Sequence[tuple[int, ...]] = ()
         self._graph_seed = b""
         self._adverts: dict[int, bytes] = {}
         self._signatures: dict[int, bytes] = {}  # of the adverts, relayed under signed plans
@@ -152,7 +155,8 @@ class Server(ServerChecks):
         try:
             return closing[self._step]()
         except SecAggError as error:
-            self._end(error)
+            if error.rule != JOURNAL_IO_RULE:
+                self._end(error)
             raise
 
     def _take(self, kind: Kind, frame: Frame) -> None:
@@ -304,6 +308,9 @@ class Server(ServerChecks):
         self._reveals[site] = (tail, given)
 
     def _close_reveals(self) -> list[Event]:
+        if self._opened:
+            # The journal's disk failed after the sum was opened, and the caller tries again.
+            return self._finish()
         plan = self.plan
         need = plan.protocol.share_threshold
         self._require_sites(Step.REVEAL, len(self._reveals), need)
@@ -341,17 +348,26 @@ class Server(ServerChecks):
             context,
             self._name,
         )
-        add_keystreams(self._accumulator, keys, nonces, signs)
-        total = lift(plan, self._accumulator)
-        self._check_sum_range(total, self._u3)
-        suspects = set(recovery.suspects)
+        self._suspects = set(recovery.suspects)
         for holder, absent in withheld.items():
             if absent:
-                suspects |= {holder, *absent}
-        return self._finish(total, suspects)
+                self._suspects |= {holder, *absent}
+        self._unmask(keys, nonces, signs)
+        return self._finish()
 
-    def _finish(self, total: Any, suspects: set[int]) -> list[Event]:
+    def _unmask(self, keys: Any, nonces: Any, signs: Any) -> None:
+        try:
+            add_keystreams(self._accumulator, keys, nonces, signs)
+        except BaseException:
+            # Interrupted half-way: what is in the accumulator is neither masked nor open.
+            self._end(MisuseError("opening the sum was interrupted", rule="interrupted"))
+            raise
+        self._opened = True
+
+    def _finish(self) -> list[Event]:
         plan = self.plan
+        total = lift(plan, self._accumulator)
+        self._check_sum_range(total, self._u3)
         bitmap = to_bitmap(self._u3, plan.clients)
         packed = bytearray(messages.input_size(plan))
         bitpack.pack(self._accumulator, plan.wire_bits, packed)
@@ -369,7 +385,7 @@ class Server(ServerChecks):
             survivors=self._names(self._u3),
             dropped=dropped,
             left=left,
-            suspects=self._names(suspects),
+            suspects=self._names(self._suspects),
             noise_variance=0.0,
             digest=digest,
             transcript=self._transcript,
@@ -439,6 +455,8 @@ class Server(ServerChecks):
         return {
             "step": None if self._step is None else int(self._step),
             "done": self._done,
+            "opened": self._opened,
+            "suspects": sorted(self._suspects),
             "graph_seed": self._graph_seed,
             "adverts": list(self._adverts.items()),
             "signatures": list(self._signatures.items()),
@@ -458,6 +476,8 @@ class Server(ServerChecks):
     def _restore(self, state: dict[str, Any]) -> None:
         self._step = None if state["step"] is None else Step(state["step"])
         self._done = state["done"]
+        self._opened = state["opened"]
+        self._suspects = set(state["suspects"])
         self._graph_seed = state["graph_seed"]
         self._adverts = dict(state["adverts"])
         self._signatures = dict(state["signatures"])

@@ -151,12 +151,16 @@ class ServerChecks(Party):
             at += count
 
     def _check_dump_age(self) -> None:
-        """A dump may lack the step that was closed last, but no more than that one."""
-        newest = self.journal.newest(self._journal_key)
+        """The journal holds every step that the dump has closed, and at most one more."""
+        newest = self._newest()
         current = int(Step.REVEAL) if self._done else int(self._step or 0)
-        if newest > current:
+        closed = current if self._done else max(0, current - 1)
+        if self._step == Step.REVEAL and not self._done and not self.plan.signed:
+            closed = int(Step.INPUT)
+        if not closed <= newest <= current:
             raise MisuseError(
-                f"the journal has step {newest}, this dump is older; load a newer one",
+                f"the journal's last step is {newest}, this dump needs {closed} to {current}; "
+                "one of them is an older copy",
                 rule="dump-age",
             )
 
@@ -165,6 +169,6 @@ class ServerChecks(Party):
         return PeerError(
             f"the shares of {self._name(site)} {text}; the round is aborted",
             rule=rule,
-            sender=self._name(site),
+            # Nobody is convicted on shares: dealer or holders may have lied.
             suspects=suspects,
         )

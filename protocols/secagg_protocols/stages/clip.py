@@ -15,9 +15,14 @@ def check_clip(clip: float) -> float:
     """``clip`` as a float; :class:`PlanError` unless it is a positive finite number."""
     if isinstance(clip, bool) or not isinstance(clip, (int, float)):
         raise PlanError("a clip is a number", rule="clip-range", field="clip")
-    if not math.isfinite(clip) or clip <= 0:
-        raise PlanError("a clip is positive and finite", rule="clip-range", field="clip")
-    return float(clip)
+    try:
+        value = float(clip)
+    except OverflowError:
+        value = math.inf
+    # Within these bounds levels per unit, norms and weights stay far from over- and underflow.
+    if not 1e-100 <= value <= 1e100:
+        raise PlanError("a clip lies in 1e-100..1e100", rule="clip-range", field="clip")
+    return value
 
 
 def _check_real(given: Bounds, stage: str) -> None:

@@ -98,7 +98,8 @@ class Pipeline:
 
     def check_input(self, x: object, weight: object) -> tuple[Array, int]:
         """The vector and weight as they may enter; :class:`MisuseError` otherwise."""
-        if not isinstance(x, np.ndarray):
+        # Not a subclass: a masked array would hide what is under its mask from the checks.
+        if type(x) is not np.ndarray:
             raise MisuseError(
                 f"the vector is a {type(x).__name__}, a numpy array is needed", rule="input-dtype"
             )

@@ -55,6 +55,13 @@ class Quantise:
         d = given.length
         # ``low`` and ``high`` are whole multiples of the unit, so these are whole levels.
         top = round(max(-low, high) / unit) * self.levels
+        if top > 1 << 52:
+            # Beyond it float64 cannot hold a level, and rounding would move more than one.
+            raise PlanError(
+                f"{self.levels} levels at the largest weight make {top} levels, at most 2^52",
+                rule="quantise-levels",
+                field="levels",
+            )
         after_l2 = min(l2 * scale + move * math.sqrt(d), top * math.sqrt(d))
         after_l1 = min(after_l2 * min(math.sqrt(d), after_l2), float(top) * d)
         return Bounds(

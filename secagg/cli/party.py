@@ -1,0 +1,499 @@
+"""``party``: one party of a round, over files: any file share or mailbox is a transport.
+
+What must survive a crash is written in this order: the journal's claim (by the party), result
+files, the sealed state together with the messages that are still to be written, the messages.
+A command that dies in between is run again: what the state holds goes out first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+import typer
+
+from secagg import api
+from secagg_protocols.errors import MisuseError, SecAggError
+from secagg_protocols.events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step
+from secagg_protocols.floors import Floors
+from secagg_protocols.journal import KEY_SIZE, FileJournal
+from secagg_protocols.keys import Identity, seal, unseal
+from secagg_protocols.masked_sum import Client, Server
+from secagg_protocols.masked_sum import client_checks as at
+from secagg_protocols.masked_sum.messages import KINDS, largest_frame
+from secagg_protocols.roster import SERVER_NAME
+
+from .common import EPILOG, describe, exit_code, fail, write_json
+from .plan import read_plan
+
+app = typer.Typer(
+    no_args_is_help=True,
+    epilog=EPILOG,
+    help="Step one party of a round over files: copy what a command writes to outbox/ to the "
+    "party that the file's name ends with, by any file share or mailbox. A site runs `start`, "
+    "`receive`, `submit`, then `receive` for every message of the server; the server runs "
+    "`start`, then `receive` and `close` for every step. A command that was interrupted is "
+    "simply run again.",
+)
+
+# Where a site stands while it waits for the server's answer to step 1, 2, ...
+_STANDS = (at.ADVERTISED, at.SHARED, at.MASKED, at.CONSENTED, at.REVEALED)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `start` made.")]
+IdentityFile = Annotated[
+    Path, typer.Option("--identity", metavar="KEYFILE", help="This party's identity (keygen).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+class Record(msgspec.Struct, forbid_unknown_fields=True):
+    """Content of the sealed file ``state``: the party's dump, and what it has yet to send."""
+
+    dump: bytes
+    journal: str  # path of a journal that rounds share; empty for the folder's own
+    counter: int = 0
+    pending: list[tuple[str, str, bytes]] = []  # file name, recipient, message
+    command: str = ""  # the command that left them
+
+    def __repr__(self) -> str:
+        return "Record(<sealed state>)"
+
+
+@dataclass
+class Desk:
+    """A party and its folder while one command works on them."""
+
+    folder: Path
+    identity: Identity
+    party: Client | Server
+    record: Record
+
+    def save(self) -> None:
+        """Seal and store the party as it stands; on return it is durable."""
+        self.record.dump = self.party.dump()
+        data = msgspec.msgpack.encode(self.record)
+        write_durably(self.folder / "state", seal(data, self.identity))
+
+    def act(self, call: Callable[[], list[Event]], command: str) -> list[tuple[str, str]]:
+        """Do one step and keep what came of it, also where that is the party's end."""
+        try:
+            events = call()
+        except SecAggError:
+            if self.party._ended is None:
+                raise
+            events = []
+        return self.commit(events, command)
+
+    def commit(self, events: list[Event], command: str) -> list[tuple[str, str]]:
+        """Store results and state, and only then write messages: (recipient, file) of each."""
+        for event in events:
+            if isinstance(event, Done) and event.aggregate is not None:
+                # Before the state: the dump of a finished party no longer holds the sum, and
+                # what a crash leaves behind is overwritten by the same command run again.
+                _write_result(self.folder, self.party, event.aggregate)
+            elif isinstance(event, Send):
+                self.record.counter += 1
+                # A roster's names are any printable text, slashes included.
+                ends = f"from-{quote(self.party.name, safe='')}-to-{quote(event.to, safe='')}"
+                name = f"{self.record.counter:04d}-{ends}.msg"
+                self.record.pending.append((name, event.to, event.data))
+        self.record.command = command
+        self.save()
+        return self.flush()
+
+    def flush(self) -> list[tuple[str, str]]:
+        """Write the messages that the stored state still holds, and note that they are out."""
+        if not self.record.pending:
+            return []
+        for name, _, data in self.record.pending:
+            write_durably(self.folder / "outbox" / name, data)
+        sent = [(to, name) for name, to, _ in self.record.pending]
+        self.record.pending, self.record.command = [], ""
+        self.save()
+        return sent
+
+    def recover(self, command: str) -> tuple[list[tuple[str, str]], bool]:
+        """Write what an interrupted command left; also whether that finishes ``command``."""
+        left = self.record.command if self.record.pending else ""
+        sent = self.flush()
+        if left:
+            typer.echo(f"note: the interrupted `{left}` is finished", err=True)
+        return sent, left == command
+
+
+def write_durably(path: Path, data: bytes | memoryview) -> None:
+    """Replace ``path`` (mode 0600) in one step; on return it has reached the disk."""
+    draft = path.with_name(f".{path.name}.new")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+@app.command("start", epilog=EPILOG)
+def start(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to make; one that holds files is refused.")
+    ],
+    plan: Annotated[Path, typer.Option(help="The plan (TOML) of all parties.")],
+    identity: IdentityFile,
+    session: Annotated[str, typer.Option(metavar="TEXT", help="Name of the run, 1 to 64 bytes.")],
+    round: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Number of the round.")],
+    model: Annotated[
+        Path | None, typer.Option(help="The broadcast model. Without it the empty model is bound.")
+    ] = None,
+    floors: Annotated[
+        Path | None, typer.Option(help="TOML: what this site insists on, whatever a plan says.")
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="One journal for all rounds (default: DIR/journal).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a round as the server or as a site, whichever the identity names.
+
+    DIR (mode 0700) gets plan.toml, the journal, the sealed state and outbox/. It is made whole or
+    not at all. Never start one round (session and number) twice: what keeps a site from answering
+    twice is its journal, so do not delete DIR to repeat a round; take the next number.
+    """
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _misuse(f"{folder} exists and is not empty")
+    if folder == Path.cwd():
+        # It is put into place by a rename, which would leave the caller's shell nowhere.
+        raise _misuse("name a folder other than the current one")
+    me, agreed = Identity.load(identity), read_plan(plan)
+    kept = None if floors is None else Floors.load(floors)
+    if me.name == SERVER_NAME and kept is not None:
+        raise _misuse("floors are a site's; the server has none")
+    if kept is not None and kept.most_inputs_per_model is not None and journal is None:
+        raise _misuse("most_inputs_per_model counts over rounds; give a --journal for all of them")
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (draft / "outbox").mkdir(mode=0o700)
+        write_durably(draft / "lock", b"")
+        for name, copied in (("plan", plan), ("floors", floors)):
+            if copied is not None:
+                write_durably(draft / f"{name}.toml", copied.read_bytes())
+        shared = "" if journal is None else str(journal.resolve())
+        book = FileJournal(shared or draft / "journal")
+        book.newest(bytes(KEY_SIZE))  # makes the file, which later commands insist on
+        bound = b"" if model is None else model.read_bytes()
+        run = session.encode("utf-8", "surrogateescape")
+        common: dict[str, Any] = {"identity": me, "session": run, "model": bound, "journal": book}
+        party: Client | Server
+        if me.name == SERVER_NAME:
+            party = api.server(agreed, round=round, **common)
+        else:
+            party = api.client(agreed, me.name, round=round, floors=kept, **common)
+        desk = Desk(draft, me, party, Record(dump=b"", journal=shared))
+        sent = desk.commit(party.start(), "start")
+        # State and first message appear together, so a start that dies leaves nothing to mend.
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _sync_folder(folder.parent)
+    desk.folder = folder
+    _show(desk, sent, as_json)
+
+
+@app.command("receive", epilog=EPILOG)
+def receive(
+    folder: Folder,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Messages, in the order of arrival.")
+    ],
+    identity: IdentityFile,
+    sender: Annotated[
+        str | None, typer.Option(help="Who sent them, as the transport knows (default: as stated).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take messages, say what became of each, and write what answers them to outbox/.
+
+    Under a semi-honest plan nothing is signed: without --sender whoever can write the files is
+    trusted. A site that catches the server cheating, or is told that it came too late, is ended
+    for good (exit code 5).
+    """
+    rows: list[dict[str, Any]] = []
+    with opened(folder, identity) as desk:
+        if sender not in {None, SERVER_NAME, *desk.party.plan.roster.names}:
+            raise _misuse(f"{sender!r} is not in the roster", rule="roster-member")
+        for path in files:
+            path.stat()  # all are there before the first one counts
+        sent, _ = desk.recover("receive")
+        for path in files:
+            row, events = _take(desk, path, sender)
+            rows.append(row)
+            if isinstance(desk.party, Client) and row["outcome"] != "ignored":
+                # One by one: a dump may lag behind the journal by one answer and no more.
+                sent += desk.commit(events, "receive")
+        if isinstance(desk.party, Server) and any(row["outcome"] != "ignored" for row in rows):
+            desk.commit([], "receive")
+        _show(desk, sent, as_json, rows)
+
+
+@app.command("submit", epilog=EPILOG)
+def submit(
+    folder: Folder,
+    vector: Annotated[
+        Path, typer.Argument(metavar="VECTOR.npy", help="This site's vector, by numpy.save.")
+    ],
+    identity: IdentityFile,
+    weight: Annotated[int, typer.Option(help="This site's integer weight.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Mask this site's vector and write the message that carries it.
+
+    Once per round, after the server's second message: the vector itself is never stored.
+    """
+    with opened(folder, identity) as desk:
+        party = desk.party
+        if not isinstance(party, Client):
+            raise _misuse("a server has no vector to submit", rule="options")
+        sent, again = desk.recover("submit")
+        sent += [] if again else desk.act(lambda: _submit(party, vector, weight), "submit")
+        _show(desk, sent, as_json)
+
+
+@app.command("close", epilog=EPILOG)
+def close(folder: Folder, identity: IdentityFile, as_json: AsJson = False) -> None:
+    """Server: stop waiting for the open step and go on with the sites that answered.
+
+    Look at `status` first: with fewer answers than needed the round is aborted for good (exit
+    code 5). The last step opens the sum: result.npz (sum, mean) and result.json.
+    """
+    with opened(folder, identity) as desk:
+        party = desk.party
+        if not isinstance(party, Server):
+            raise _misuse("only the server closes steps", rule="options")
+        sent, again = desk.recover("close")
+        waits = _waits(party)
+        if waits and not again and not waits["have"]:
+            # Most likely a `close` that is run again although a crash had let it finish.
+            raise _misuse("nobody has answered this step; closing it would abort the round")
+        sent += [] if again else desk.act(party.close_step, "close")
+        _show(desk, sent, as_json)
+
+
+@app.command("status", epilog=EPILOG)
+def status(folder: Folder, identity: IdentityFile, as_json: AsJson = False) -> None:
+    """Show what the party waits for, whether it is done, or which rule ended it."""
+    with opened(folder, identity) as desk:
+        sent, _ = desk.recover("status")
+        _show(desk, sent, as_json, asked=True)
+
+
+@contextmanager
+def opened(folder: Path, identity: Path) -> Iterator[Desk]:
+    """The party in ``folder``, under a lock: a second command waits until the first is done."""
+    if not (folder / "state").is_file():
+        raise _misuse(f"{folder} holds no party; `secagg party start` makes one")
+    me = Identity.load(identity)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield _load(folder, me)
+    finally:
+        os.close(handle)  # the lock goes with it
+
+
+def _load(folder: Path, me: Identity) -> Desk:
+    data = unseal((folder / "state").read_bytes(), me)
+    try:
+        record = msgspec.msgpack.decode(data, type=Record)
+    except msgspec.DecodeError:
+        raise _misuse(f"{folder / 'state'} is not the state of a party") from None
+    book = Path(record.journal) if record.journal else folder / "journal"
+    if not book.is_file():
+        # A new one would forget what was sent.
+        raise _misuse(f"{book} is missing; without its journal the party does not go on")
+    # Where the copy is gone, the floors that the dump holds stay in force.
+    copy = folder / "floors.toml"
+    kept = Floors.load(copy) if copy.is_file() else None
+    agreed = read_plan(folder / "plan.toml")
+    party = api.load(record.dump, agreed, me, FileJournal(book), floors=kept)
+    return Desk(folder, me, party, record)
+
+
+def _misuse(text: str, *, rule: str = "party-folder") -> MisuseError:
+    return MisuseError(text, rule=rule)
+
+
+def _read_vector(path: Path) -> Any:
+    """The array in a .npy file; nothing in it is executed."""
+    with path.open("rb") as file:
+        try:
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:
+                raise ValueError
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TokenError):
+            raise _misuse(f"{path} is no .npy file of numbers", rule="input-dtype") from None
+
+
+def _submit(party: Client, vector: Path, weight: int) -> list[Event]:
+    if party._at > at.READY and party._ended is None:
+        # The library lets a reloaded party repeat its input, and ends it where the bytes differ.
+        raise _misuse("this round has its input already", rule="input-once")
+    events = party.submit(_read_vector(vector), weight)
+    if not events:
+        raise _misuse("too early, nothing kept; submit once step 2 is answered", rule="step-order")
+    return events
+
+
+def _take(desk: Desk, path: Path, sender: str | None) -> tuple[dict[str, Any], list[Event]]:
+    """Feed one file to the party: what became of it, and the events."""
+    row: dict[str, Any] = {"file": str(path), "outcome": "accepted"}
+    most = max(largest_frame(desk.party.plan, kind) for kind in KINDS.values())
+    with path.open("rb") as file:
+        data = file.read(most + 1)  # one byte too many is enough for the party to refuse it
+    try:
+        events = desk.party.receive(data, sender=sender)
+    except SecAggError as error:
+        if desk.party._ended is None:
+            raise  # the journal's disk failed, and the file may be given again
+        return row | {"outcome": "ended"} | _fault(error), []
+    for event in events:
+        if isinstance(event, Ignored):
+            row |= {"outcome": "ignored"} | _fault(event.error)
+        elif isinstance(event, Dropped):
+            row |= {"outcome": "dropped", "site": event.site} | _fault(event.error)
+        elif isinstance(event, Progress):
+            row |= _progress(event.step, event.have, event.need, event.most)
+    return row, events
+
+
+def _fault(error: SecAggError) -> dict[str, Any]:
+    suspects = list(getattr(error, "suspects", ()))
+    fault = {"rule": error.rule, "error": str(error)}
+    return fault | {"suspects": suspects} if suspects else fault
+
+
+def _progress(step: Step, have: int, need: int, most: int) -> dict[str, Any]:
+    return {"step": step.label, "have": have, "need": need, "most": most}
+
+
+def _who(party: Client | Server) -> dict[str, Any]:
+    return {
+        "role": "server" if isinstance(party, Server) else "site",
+        "name": party.name,
+        "session": party.session.decode("utf-8", "backslashreplace"),
+        "round": party.round,
+        "plan": party.plan.digest.hex(),
+    }
+
+
+def _write_result(folder: Path, party: Client | Server, got: Aggregate) -> None:
+    arrays = {"sum": got.sum} if got.mean is None else {"sum": got.sum, "mean": got.mean}
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_durably(folder / "result.npz", file.getbuffer())
+    data = _who(party) | {
+        "weight": int(got.weight),
+        **{name: getattr(got, name) for name in ("survivors", "dropped", "left", "suspects")},
+        "digest": got.digest.hex(),
+        "transcript": got.transcript.hex() or None,  # the server's to keep, a site has none
+        # Seconds are left out: each command is a process of its own and cannot tell them.
+        "traffic": [{"step": c.step, "received": c.received, "sent": c.sent} for c in got.traffic],
+    }
+    write_durably(folder / "result.json", json.dumps(data, indent=2).encode() + b"\n")
+
+
+def _is_done(party: Client | Server) -> bool:
+    return party._done if isinstance(party, Server) else party._at == at.FINISHED
+
+
+def _waits(party: Client | Server) -> dict[str, Any] | None:
+    """What the party waits for: messages there, needed, and most that can come."""
+    if party._ended is not None or _is_done(party):
+        return None
+    if isinstance(party, Server):
+        have, most = party._arrived()
+        step = party._step or Step.ADVERTISE
+        return {"for": "sites", **_progress(step, have, party._need(), most)}
+    if party._at == at.READY:
+        return {"for": "submit", **_progress(Step.INPUT, 0, 1, 1)}
+    return {"for": SERVER_NAME, **_progress(Step(_STANDS.index(party._at) + 1), 0, 1, 1)}
+
+
+def _show(
+    desk: Desk,
+    sent: list[tuple[str, str]],
+    as_json: bool,
+    rows: list[dict[str, Any]] | None = None,
+    *,
+    asked: bool = False,
+) -> None:
+    """Print where the party stands; leave with its exit code where a command found it ended."""
+    party, ended, waits = desk.party, desk.party._ended, _waits(desk.party)
+    result = desk.folder / "result.npz"
+    view = _who(party) | {
+        "sent": [{"to": to, "file": str(desk.folder / "outbox" / name)} for to, name in sent],
+        "waits": waits,
+        "done": _is_done(party),
+        "ended": None if ended is None else _fault(ended),
+        "result": str(result) if _is_done(party) and result.is_file() else None,
+    }
+    if as_json:
+        write_json(view if rows is None else view | {"files": rows})
+    else:
+        lines = [f"{view['role']} {party.name}, round {party.round}"] if asked else []
+        lines += [_line(row) for row in rows or ()]
+        lines += [f"wrote {file['file']}" for file in view["sent"]]
+        lines += [f"waits for {_awaited(waits)}"] if waits else []
+        if view["done"]:
+            lines.append(f"done; {view['result'] or 'the sum is not returned to the sites'}")
+        if asked:
+            lines += [] if ended is None else [f"ended for good: {describe(ended)}"]
+            lines += [f"session {view['session']!r}", f"plan {view['plan']}"]
+        typer.echo("\n".join(lines))
+    if ended is not None and not asked:
+        fail(describe(ended), exit_code(ended))
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = f"{row['file']}: {row['outcome']}" + (f" {row['site']}" if "site" in row else "")
+    if "error" in row:
+        return f"{text}: {row['error']}"
+    return f"{text}; {_counts(row)}" if "have" in row else text
+
+
+def _counts(row: dict[str, Any]) -> str:
+    return f"{row['step']}: {row['have']} of {row['need']} needed, {row['most']} can come"
+
+
+def _awaited(waits: dict[str, Any]) -> str:
+    if waits["for"] == "submit":
+        return "this site's vector (secagg party submit)"
+    if waits["for"] == SERVER_NAME:
+        return f"the server's answer to step {int(Step.of(waits['step']))} ({waits['step']})"
+    return f"sites, {_counts(waits)}" + (
+        "; enough for close" if waits["have"] >= waits["need"] else ""
+    )
+
+
+__all__ = ["app", "close", "receive", "start", "status", "submit"]
