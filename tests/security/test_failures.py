@@ -51,6 +51,9 @@ def test_a_close_that_could_not_be_written_is_tried_again(step: int) -> None:
     assert journal.failures == 1
     assert world.result is not None
     assert world.result.sum.tolist() == world.expected()
+    undisturbed = World(make_plan(bits=64)).run({3: ["s4"]}).result
+    assert undisturbed is not None
+    assert world.result.transcript == undisturbed.transcript
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])

@@ -430,13 +430,14 @@ class Server(ServerChecks):
                 frame, digest = self._frame(kind, site, header, tail)
                 frames.append((site, frame))
                 said.append(digest)
-        self._transcript = digest_of(
+        transcript = digest_of(
             b"secagg transcript v1",
             self._transcript,
             *(bytes([number]) + site.to_bytes(4, "little") + d for number, site, d in heard),
             *said,
         )
-        self._claim(int(closing), self._transcript, b"")
+        self._claim(int(closing), transcript, b"")
+        self._transcript = transcript
         now = time.monotonic()
         sent = sum(len(frame) for _, frame in frames)
         self._costs.append(StepCost(closing.label, self._received, sent, now - self._clock))
