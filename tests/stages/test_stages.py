@@ -1,0 +1,254 @@
+"""The contract of a stage, inherited by every stage, and what is each one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg_protocols.stages import Bounds, Pipeline, Stage, Totals
+from secagg_protocols.stages.base import TILE, ArrayEncoder
+from support.world import digest
+
+
+def seeds() -> Any:
+    """A source of seeds that repeats: stages must take all their randomness from it."""
+    count = iter(range(1 << 30))
+    return lambda: digest("stage seed", next(count))
+
+
+class StageContract:
+    """Subclasses name the stage, what comes before it, and inputs that it takes."""
+
+    stage: ClassVar[Stage]
+    #: Bounds before the stage, as a function of the length.
+    before: ClassVar[Any] = staticmethod(lambda length: Bounds(length=length))
+
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        raise NotImplementedError
+
+    def run(self, x: np.ndarray[Any, Any], rand: Any = None) -> np.ndarray[Any, Any]:
+        given = self.before(len(x))
+        encoder = self.stage.begin(ArrayEncoder(x), rand or seeds(), given)
+        assert encoder.length == len(x)
+        out = np.empty(len(x), dtype=encoder.dtype)
+        encoder.tile(out, 0)
+        return out
+
+    @pytest.mark.parametrize("length", [1, 2, 17, TILE, TILE + 1])
+    def test_bounds_hold(self, length: int) -> None:
+        after = self.stage.bounds(self.before(length))
+        assert after.length == length
+        for seed in range(20 if length < 100 else 2):
+            out = self.run(self.inputs(length, np.random.default_rng(seed))).astype(float)
+            assert after.low is None or out.min() >= after.low
+            assert after.high is None or out.max() <= after.high
+            slack = 1 + 1e-12
+            assert after.l1 is None or np.abs(out).sum() <= after.l1 * slack
+            assert after.l2 is None or math.sqrt(float(out @ out)) <= after.l2 * slack
+            if after.integer:
+                assert (out == np.round(out)).all()
+
+    def test_tiles_give_what_the_whole_gives(self) -> None:
+        x = self.inputs(5000, np.random.default_rng(1))
+        whole = self.run(x)
+        encoder = self.stage.begin(ArrayEncoder(x), seeds(), self.before(len(x)))
+        cuts = [0, 1, 16, 17, 640, 641, 4999, 5000]
+        parts = []
+        for start, stop in itertools.pairwise(cuts):
+            part = np.empty(stop - start, dtype=encoder.dtype)
+            encoder.tile(part, start)
+            parts.append(part)
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        # In any order, and again: an encoder keeps no place.
+        again = np.empty(641 - 17, dtype=encoder.dtype)
+        encoder.tile(again, 17)
+        np.testing.assert_array_equal(again, whole[17:641])
+
+    def test_all_randomness_comes_from_the_seeds(self) -> None:
+        x = self.inputs(300, np.random.default_rng(2))
+        np.testing.assert_array_equal(self.run(x), self.run(x))
+
+    def test_the_input_is_left_alone(self) -> None:
+        x = self.inputs(300, np.random.default_rng(3))
+        kept = x.copy()
+        self.run(x)
+        np.testing.assert_array_equal(x, kept)
+
+    def test_decode_undoes_the_stage_on_a_sum(self) -> None:
+        rng = np.random.default_rng(4)
+        length, sites = 50, 5
+        given = self.before(length)
+        total = sum(self.run(self.inputs(length, rng)).astype(float) for _ in range(sites))
+        if self.stage.bounds(given).integer:
+            total = np.asarray(total).astype(np.int64)
+        out = self.stage.decode(np.asarray(total), Totals(count=sites, weight=sites), given)
+        assert out.shape == (length,)
+        assert np.isfinite(out).all()
+
+    def test_it_is_a_frozen_value_that_a_plan_can_name(self) -> None:
+        assert isinstance(self.stage, Stage)
+        assert hash(self.stage) == hash(self.stage)
+        first = dataclasses.fields(self.stage)[0].name  # type: ignore[arg-type]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(self.stage, first, 1)
+
+
+class RealInputs:
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        return rng.normal(size=length) * rng.choice([1e-3, 1.0, 1e6])
+
+
+class TestClipLinf(RealInputs, StageContract):
+    stage = secagg.ClipLinf(0.75)
+
+
+class TestClipL2(RealInputs, StageContract):
+    stage = secagg.ClipL2(2.5)
+
+    def test_short_vectors_are_not_touched(self) -> None:
+        x = np.array([0.3, -0.4])
+        np.testing.assert_array_equal(self.run(x), x)
+
+    @pytest.mark.parametrize("size", [1e-300, 1e300, np.finfo(float).max])
+    def test_extreme_sizes_neither_overflow_nor_vanish(self, size: float) -> None:
+        out = self.run(np.array([size, -size, size]))
+        expected = min(size, 2.5 / math.sqrt(3))
+        np.testing.assert_allclose(np.abs(out), expected, rtol=1e-12)
+
+    def test_zero_stays_zero(self) -> None:
+        np.testing.assert_array_equal(self.run(np.zeros(4)), np.zeros(4))
+
+
+class TestClipLinfAfterClipL2(RealInputs, StageContract):
+    stage = secagg.ClipLinf(0.5)
+    before = staticmethod(lambda length: secagg.ClipL2(2.0).bounds(Bounds(length=length)))
+
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        x = rng.normal(size=length)
+        return x / np.linalg.norm(x) * 2.0
+
+    def test_the_smaller_norm_stays(self) -> None:
+        assert self.stage.bounds(self.before(10_000)).l2 == 2.0
+
+
+class TestIntegers(StageContract):
+    stage = secagg.Integers(-7, 300)
+
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        return rng.integers(-7, 301, length)
+
+    @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.uint64, np.int64])
+    def test_every_integer_type_is_taken(self, dtype: Any) -> None:
+        x = np.array([0, 1, 300], dtype=dtype)
+        np.testing.assert_array_equal(self.run(x), [0, 1, 300])
+
+    @pytest.mark.parametrize("bad", [-8, 301])
+    def test_it_refuses_and_never_clips(self, bad: int) -> None:
+        x = np.zeros(TILE + 5, dtype=np.int64)
+        x[-1] = bad
+        with pytest.raises(secagg.MisuseError) as caught:
+            self.run(x)
+        assert caught.value.rule == "input-range"
+        assert str(bad) not in str(caught.value)
+
+
+class QuantiseContract(StageContract):
+    clip = 1.5
+    before = staticmethod(lambda length: secagg.ClipLinf(1.5).bounds(Bounds(length=length)))
+
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        x = rng.uniform(-1.5, 1.5, length)
+        x[: length // 3] = rng.choice([-1.5, 1.5, 0.0], length // 3)
+        return x
+
+
+class TestQuantiseNearest(QuantiseContract):
+    stage = secagg.Quantise(1000, "nearest")
+
+    def test_each_level_is_the_nearest(self) -> None:
+        x = self.inputs(500, np.random.default_rng(7))
+        out = self.run(x)
+        for value, level in zip(x.tolist(), out.tolist(), strict=True):
+            exact = Fraction(value) * 1000 / Fraction(1.5)
+            assert abs(exact - level) <= Fraction(1, 2) + Fraction(1, 10**9)
+
+
+class TestQuantiseStochastic(QuantiseContract):
+    stage = secagg.Quantise(3)
+
+    def test_it_rounds_to_a_neighbour_and_without_bias(self) -> None:
+        for value in (0.1, -0.1, 0.7499, -1.49, 1e-6):
+            exact = value * 3 / 1.5
+            out = self.run(np.full(40_000, value))
+            assert set(out.tolist()) <= {math.floor(exact), math.ceil(exact)}
+            share = exact - math.floor(exact)
+            spread = math.sqrt(share * (1 - share) / 40_000)
+            assert abs(out.mean() - exact) <= 4.42 * spread + 2**-32
+
+    def test_levels_that_are_whole_stay(self) -> None:
+        x = np.array([-1.5, -0.5, 0.0, 0.5, 1.0, 1.5])
+        np.testing.assert_array_equal(self.run(x), [-3, -1, 0, 1, 2, 3])
+
+    def test_another_seed_gives_another_rounding(self) -> None:
+        x = np.full(200, 0.2)
+        other = self.run(x, lambda: digest("other"))
+        assert (other != self.run(x)).any()
+
+
+class TestQuantiseAfterClipL2(QuantiseContract):
+    stage = secagg.Quantise(50)
+    before = staticmethod(lambda length: secagg.ClipL2(1.5).bounds(Bounds(length=length)))
+
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        x = rng.normal(size=length)
+        return x / np.linalg.norm(x) * 1.5
+
+
+class TestQuantiseWeighted(QuantiseContract):
+    """Levels count per clip: a weight multiplies the range, not the resolution."""
+
+    stage = secagg.Quantise(10, "nearest")
+    before = staticmethod(
+        lambda length: secagg.ClipLinf(1.5).bounds(Bounds(length=length)).weighted(4)
+    )
+
+    def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        return rng.uniform(-6.0, 6.0, length)
+
+    def test_the_range_is_levels_times_weight(self) -> None:
+        after = self.stage.bounds(self.before(3))
+        assert (after.low, after.high) == (-40, 40)
+
+
+def test_a_pipeline_weighs_between_clip_and_rounding_and_appends_the_weight() -> None:
+    pipeline = Pipeline((secagg.ClipLinf(1.0), secagg.Quantise(100, "nearest")), 3, 5)
+    x, weight = pipeline.check_input(np.array([0.101, -2.0, 0.5]), 5)
+    encoder = pipeline.begin(x, weight, seeds())
+    out = np.empty(4, dtype=np.int64)
+    encoder.tile(out, 0)
+    # 5 x 0.101 is rounded once: 50.5 levels, not five times 10 levels.
+    assert out.tolist() in ([50, -500, 250, 5], [51, -500, 250, 5])
+    assert pipeline.total_length == 4
+    total, total_weight = pipeline.decode(out, 1)
+    assert total_weight == 5
+    np.testing.assert_allclose(total, [out[0] / 100, -5.0, 2.5])
+
+
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_tiles_across_the_end_of_the_vector_hold_the_extras(start: int, size: int) -> None:
+    pipeline = Pipeline((secagg.Integers(0, 9),), 3, 7)
+    encoder = pipeline.begin(np.array([1, 2, 3]), 7, seeds())
+    stop = min(start + size, 4)
+    if start >= stop:
+        return
+    out = np.empty(stop - start, dtype=np.int64)
+    encoder.tile(out, start)
+    assert out.tolist() == [7, 14, 21, 7][start:stop]
