@@ -13,7 +13,7 @@ from secagg_native import add_keystreams, bitpack
 from ..errors import MisuseError, PeerError, SecAggError
 from ..events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from ..journal import JOURNAL_IO_RULE
-from ..keys import SEED_SIZE, digest_of
+from ..keys import KEY_SIZE, SEED_SIZE, digest_of
 from ..lift import lift
 from ..party import Kind
 from ..plan import Plan
@@ -45,6 +45,7 @@ class Server(ServerChecks):
         self._graph: Sequence[tuple[int, ...]] = ()
         self._graph_seed = b""
         self._adverts: dict[int, bytes] = {}
+        self._owners: dict[bytes, int] = {}  # advertised key -> site
         self._signatures: dict[int, bytes] = {}  # of the adverts, relayed under signed plans
         self._sealed: dict[int, bytes] = {}
         self._commitments: dict[int, bytes] = {}
@@ -111,7 +112,8 @@ class Server(ServerChecks):
             return [Ignored(error)]
         self._faulty.add(site)
         if self._step == Step.ADVERTISE:
-            self._adverts.pop(site, None)
+            for key in self._keys_of(self._adverts.pop(site, b"")):
+                self._owners.pop(key, None)
         if self._step == Step.SHARE:
             self._sealed.pop(site, None)
         if self._step == Step.CONSENT:
@@ -183,9 +185,17 @@ class Server(ServerChecks):
         keys = bytes(self._tail(frame, messages.ADVERT_SIZE))
         self._check_fresh_keys(frame.sender, keys)
         self._check_low_order(frame.sender, keys)
-        self._adverts[frame.sender] = keys
+        self._own_keys(frame.sender, keys)
         if self.plan.signed:
             self._signatures[frame.sender] = frame.trailer
+
+    def _own_keys(self, site: int, keys: bytes) -> None:
+        self._adverts[site] = keys
+        self._owners |= dict.fromkeys(self._keys_of(keys), site)
+
+    @staticmethod
+    def _keys_of(keys: bytes) -> tuple[bytes, ...]:
+        return (keys[:KEY_SIZE], keys[KEY_SIZE:]) if keys else ()
 
     def _close_adverts(self) -> list[Event]:
         plan = self.plan
@@ -480,7 +490,8 @@ class Server(ServerChecks):
         self._opened = state["opened"]
         self._suspects = set(state["suspects"])
         self._graph_seed = state["graph_seed"]
-        self._adverts = dict(state["adverts"])
+        for site, keys in state["adverts"]:
+            self._own_keys(site, keys)
         self._signatures = dict(state["signatures"])
         self._sealed = dict(state["sealed"])
         self._commitments = dict(state["commitments"])

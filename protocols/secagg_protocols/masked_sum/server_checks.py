@@ -25,6 +25,7 @@ class ServerChecks(Party):
     _step: Step | None
     _done: bool
     _adverts: dict[int, bytes]
+    _owners: dict[bytes, int]
     _commitments: dict[int, bytes]
     _u1: tuple[int, ...]
     _u2: tuple[int, ...]
@@ -59,11 +60,7 @@ class ServerChecks(Party):
 
     def _check_fresh_keys(self, site: int, keys: bytes) -> None:
         own = {keys[:KEY_SIZE], keys[KEY_SIZE:]}
-        others = [
-            other
-            for other, known in self._adverts.items()
-            if own & {known[:KEY_SIZE], known[KEY_SIZE:]}
-        ]
+        others = {self._owners[key] for key in own if key in self._owners}
         if len(own) != 2 or others:
             # Who copied whom cannot be told from here: the first to arrive may be the copy.
             raise PeerError(
