@@ -118,6 +118,8 @@ def load(
 
 
 def _index(plan: Plan, site: str) -> int:
+    if not isinstance(plan, Plan):
+        raise MisuseError(f"a Plan is needed, not a {type(plan).__name__}", rule="arguments")
     try:
         return plan.roster.index(site)
     except KeyError:
@@ -145,6 +147,16 @@ def aggregate(
 
     Raises :class:`~secagg.ThresholdError` where too few sites are left.
     """
+    for what, value in (
+        ("vectors", vectors),
+        ("weights", weights),
+        ("drop", drop),
+        ("identities", identities),
+    ):
+        if value is not None and not isinstance(value, Mapping):
+            raise MisuseError(
+                f"{what} is a mapping, not a {type(value).__name__}", rule="arguments"
+            )
     weights = weights or {}
     identities = identities or {}
     for name in (*vectors, *weights):
@@ -178,6 +190,10 @@ def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, 
             step = Step.of(key)
         except ValueError as error:
             raise MisuseError(str(error), rule="drop-schedule") from None
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise MisuseError(
+                f"drop maps a step to a list of sites, not to {names!r}", rule="drop-schedule"
+            )
         for name in names:
             _index(plan, name)
             gone[name] = min(step, gone.get(name, step))

@@ -36,6 +36,8 @@ class Step(IntEnum):
                 raise ValueError(
                     f"no step {value!r}; steps are {', '.join(s.label for s in cls)}"
                 ) from None
+        if isinstance(value, bool) or value not in list(cls):
+            raise ValueError(f"no step {value!r}; steps are 1 to {len(cls)}")
         return cls(value)
 
 

@@ -140,7 +140,6 @@ class FileJournal:
             return _newest(self._records, setup_context)
 
     def _open(self) -> int:
-        new = self._place is None and not self.path.exists()
         # Once it was there, a journal that is gone is not begun anew.
         create = os.O_CREAT if self._place is None else 0
         try:
@@ -149,30 +148,37 @@ class FileJournal:
             if create:
                 raise
             raise MisuseError(f"{self.path} is gone", rule="journal-file") from None
-        # The lock belongs to the open file and goes with it, also when the process dies.
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            # The lock belongs to the open file and goes with it, also when the process dies.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._begin(handle)
+        except BaseException:
+            # A handle that stayed open would hold its lock against the next attempt.
+            os.close(handle)
+            raise
+        return handle
+
+    def _begin(self, handle: int) -> None:
+        """Check that this is the file it was, or begin it."""
         status = os.fstat(handle)
         place = (status.st_dev, status.st_ino)
         if self._place not in {None, place}:
-            os.close(handle)
             raise MisuseError(f"{self.path} was replaced by another file", rule="journal-file")
-        self._place = place
         if status.st_size < len(_MAGIC):
             # A crash while the file was made leaves a part of the first line, and nothing else
             # of that size is ours to overwrite.
             if os.pread(handle, len(_MAGIC), 0) != _MAGIC[: status.st_size]:
-                os.close(handle)
                 raise MisuseError(f"{self.path} is not a journal", rule="journal-file")
             os.pwrite(handle, _MAGIC, 0)
             os.fsync(handle)
-            new = True
-        if new:
+        if self._place is None:
+            # The process that made the file may have died before its name was durable.
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        return handle
+        self._place = place
 
     def _read(self, handle: int) -> None:
         size = os.fstat(handle).st_size

@@ -24,8 +24,7 @@ from .errors import (
     pack_error,
     unpack_error,
 )
-from .events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
-from .floors import Floors
+from .events import Event, Step
 from .journal import JOURNAL_IO_RULE, Journal
 from .keys import Identity, digest_of, verify
 from .plan import Plan
@@ -112,9 +111,12 @@ class Party:
         self.plan = plan
         self.index = index
         self.identity = identity
-        self.session = session.encode() if isinstance(session, str) else session
+        encoded = session.encode(errors="surrogatepass") if isinstance(session, str) else session
+        self.session = encoded
         self.round = round
         self.journal = journal
+        if not hasattr(journal, "claim") or not hasattr(journal, "newest"):
+            raise MisuseError("a journal has claim and newest (FileJournal)", rule="arguments")
         self._check_session()
         self._check_identity()
         self.contexts = Contexts(plan, self.session, round)
@@ -140,6 +142,10 @@ class Party:
             raise MisuseError("a round lies in 0..2^63-1", rule="session")
 
     def _check_identity(self) -> None:
+        if self.identity is not None and not isinstance(self.identity, Identity):
+            raise MisuseError(
+                "the identity is an Identity (Identity.load reads one)", rule="identity"
+            )
         if self.identity is None:
             if self.plan.signed:
                 raise MisuseError(
@@ -276,6 +282,8 @@ class Party:
 
     def _authenticate(self, data: Buffer, sender: str | None) -> tuple[Frame, bytes]:
         """Frame and digest of authentic bytes; :class:`PeerError` for all others."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise DecodeError("a message is bytes", rule="frame")
         size = memoryview(data).nbytes
         frame = split_frame(data, trailer_size=self._trailer_size)
         kind = self.kinds.get(frame.kind)
@@ -313,7 +321,7 @@ class Party:
         try:
             return self.journal.claim(self._journal_key, step, digest, reply)
         except OSError as error:
-            raise _journal_failed(error) from error
+            raise journal_failed(error) from error
         except SecAggError as error:
             self._end(error)
             raise
@@ -323,7 +331,7 @@ class Party:
         try:
             return self.journal.newest(self._journal_key)
         except OSError as error:
-            raise _journal_failed(error) from error
+            raise journal_failed(error) from error
 
     def _end(self, error: SecAggError) -> None:
         """End this party for good, without what it no longer needs."""
@@ -392,8 +400,8 @@ class Party:
         self._restore(state["state"])
 
 
-def _journal_failed(error: OSError) -> MisuseError:
-    # Nothing was sent and nothing is lost: the same call may be made again.
+def journal_failed(error: OSError) -> MisuseError:
+    """Nothing was sent and nothing is lost: the same call may be made again."""
     return MisuseError(
         f"the journal's disk failed ({error.strerror}); try again", rule=JOURNAL_IO_RULE
     )
@@ -413,6 +421,8 @@ DUMP_FAULTS: Final = (
 
 def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
     """The checked content of a dump; :class:`MisuseError` where it is cut or of another plan."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise MisuseError("a dump is bytes", rule="dump")
     data = bytes(data)
     start = len(_DUMP_MAGIC) + DIGEST_SIZE
     body = data[start:]
@@ -427,22 +437,3 @@ def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
     except DUMP_FAULTS:
         raise MisuseError("the dump is not one of this version", rule="dump") from None
     return state
-
-
-__all__ = [
-    "Aggregate",
-    "Contexts",
-    "Done",
-    "Dropped",
-    "Entropy",
-    "Event",
-    "Floors",
-    "Ignored",
-    "Kind",
-    "Party",
-    "Progress",
-    "Send",
-    "Step",
-    "StepCost",
-    "read_dump",
-]

@@ -354,6 +354,17 @@ class Plan:
         ``neighbours=None`` takes the sparse graph of the exact solver where the threat allows
         it and the solver finds one, the complete graph otherwise.
         """
+        if not isinstance(roster, Roster):
+            raise PlanError("a Roster", rule="field-types", field="roster")
+        if not isinstance(stages, (tuple, list)):
+            raise PlanError("a tuple of stages", rule="field-types", field="stages")
+        for name, value in (
+            ("colluding", colluding),
+            ("max_dropouts", max_dropouts),
+            ("security_bits", security_bits),
+            ("neighbours", 0 if neighbours is None else neighbours),
+        ):
+            _integer(value, name)
         n = len(roster.sites)
         if neighbours is None:
             protocol = sparse(n, threat, colluding, max_dropouts, security_bits) or complete(

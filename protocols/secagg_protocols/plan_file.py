@@ -110,6 +110,8 @@ def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _parse(text: str) -> dict[str, Any]:
+    if not isinstance(text, str) or (text.endswith(".toml") and "\n" not in text):
+        raise PlanError("this takes the text of a file, not its name", rule="plan-file")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:

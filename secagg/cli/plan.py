@@ -30,6 +30,7 @@ _PLACEHOLDER = (
 
 
 def plan(
+    ctx: typer.Context,
     existing: Annotated[
         Path | None,
         typer.Option("--from", help="Show the plan in this TOML file instead of recommending one."),
@@ -65,9 +66,11 @@ def plan(
         float | None, typer.Option(help="Coordinates are real; clip to this bound.")
     ] = None,
     norm: Annotated[
-        Literal["linf", "l2"],
-        typer.Option(help="With --clip: bound each coordinate (linf) or the vector's norm (l2)."),
-    ] = "linf",
+        Literal["linf", "l2"] | None,
+        typer.Option(
+            help="With --clip: bound each coordinate (linf, the default) or the vector's norm (l2)."
+        ),
+    ] = None,
     levels: Annotated[
         int | None,
         typer.Option(min=1, help="With --clip: integer levels per clip (default: 65536)."),
@@ -118,7 +121,10 @@ def plan(
         raise MisuseError("--levels goes with --clip", rule="options")
     if as_json and toml == "-":
         raise MisuseError("--json and --toml - both want stdout", rule="options")
+    if norm is not None and clip is None:
+        raise MisuseError("--norm goes with --clip", rule="options")
     if existing is not None:
+        _check_only_shown(ctx)
         made = read_plan(existing)
     else:
         parties = read_roster(roster) if roster is not None else placeholder_roster(clients or 0)
@@ -205,7 +211,7 @@ def _stages(
     bits: int | None,
     integers: tuple[int, int] | None,
     clip: float | None,
-    norm: str,
+    norm: str | None,
     levels: int | None,
 ) -> tuple[Stage, ...]:
     if clip is not None:
@@ -261,6 +267,20 @@ def party_views(made: Plan) -> list[tuple[str, str, str]]:
         )
     )
     return views
+
+
+def _check_only_shown(ctx: typer.Context) -> None:
+    """A plan that is read is shown as it is: options that would make another are refused."""
+    shown = {"existing", "rounds", "as_json", "toml"}
+    given = []
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if name not in shown and source is not None and source.name == "COMMANDLINE":
+            given.append(f"--{name.replace('_', '-')}")
+    if given:
+        raise MisuseError(
+            f"--from shows a plan as it is; {', '.join(given)} would make another", rule="options"
+        )
 
 
 def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> dict[str, Any]:

@@ -263,7 +263,7 @@ class SecureSummation:
         except SecAggError as error:
             elapsed = time.monotonic() - started
             record = self._record(
-                plan, label, present, tally, elapsed, None, (0.0, 0.0), str(error)
+                plan, label, present, tally, elapsed, None, (0.0, 0.0), str(error), drop
             )
             self._close(record)
             raise
@@ -296,8 +296,16 @@ class SecureSummation:
         result: Aggregate | None,
         errors: tuple[float, float],
         aborted: str | None = None,
+        drop: Mapping[int | str, tuple[str, ...]] | None = None,
     ) -> RoundRecord:
-        departures = {**result.dropped, **result.left} if result else {}
+        # Of an aborted round nobody says who left, so the schedule does.
+        departures = {
+            site: Step.of(step).label
+            for step, sites in sorted((drop or {}).items(), reverse=True)
+            for site in sites
+        }
+        if result:
+            departures = {**result.dropped, **result.left}
         seconds = {
             cost.step: max(0.0, cost.seconds - tally.watched.get(Step.of(cost.step), 0.0))
             for cost in (result.traffic if result else ())

@@ -360,3 +360,21 @@ def test_info_tells_versions_and_features():
     text = run("info").stdout
     assert all(what in text for what in ("libsodium", "mask kernel", "cryptography"))
     run("info", "extra", code=2)
+
+
+def test_plan_never_ignores_an_option(tmp_path):
+    file = tmp_path / "plan.toml"
+    run("plan", "--clients", "7", "--toml", str(file))
+    for more in (["--length", "5"], ["--dropout", "3"], ["--threat", "semi-honest"]):
+        refused = run("plan", "--from", str(file), *more, code=2)
+        assert more[0] in refused.stderr
+    run("plan", "--from", str(file), "--rounds", "5", "--json")
+    assert "--norm" in run("plan", "--clients", "7", "--norm", "l2", code=2).stderr
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 6, 8, 15, 20])
+def test_short_vectors_are_not_called_a_failure(length, tmp_path):
+    run(
+        "simulate", "random", "--sites", "5", "--length", str(length), "--no-figures",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip

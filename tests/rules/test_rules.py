@@ -141,8 +141,10 @@ def _calls(tree: ast.AST) -> list[str]:
 
 def test_every_check_is_in_the_table_and_called_from_one_place() -> None:
     homes = {"Plan": "plan", "Party": "party", "ClientChecks": "client", "ServerChecks": "server"}
+    # Which of the table's parties a module speaks for; both may call what Party defines.
+    speakers = {"plan": "plan", "party": "party", "client": "client", "server": "server"}
     found: list[tuple[str, str]] = []
-    calls: dict[str, int] = {}
+    calls: dict[tuple[str, str], int] = {}
     for path in sorted(ROOT.rglob("*.py")):
         tree = ast.parse(path.read_text())
         for owner, method in _checks(tree):
@@ -151,11 +153,14 @@ def test_every_check_is_in_the_table_and_called_from_one_place() -> None:
             else:
                 # A roster is checked where it is built, before there is a plan.
                 assert (owner, method) == ("Roster", "_check_roster")
+        speaker = speakers.get(path.stem.removesuffix("_checks"))
         for method in _calls(tree):
-            key = f"{path.name}:{method}"
-            calls[key] = calls.get(key, 0) + 1
-    assert sorted(found) == sorted((rule.party, rule.method) for rule in RULES)
-    assert set(calls.values()) == {1}
+            if method != "_check_roster":
+                assert speaker is not None, path
+                calls[speaker, method] = calls.get((speaker, method), 0) + 1
+    table = [(rule.party, rule.method) for rule in RULES]
+    assert sorted(found) == sorted(table)
+    assert calls == dict.fromkeys(table, 1)
 
 
 def test_no_constructor_argument_or_field_can_switch_a_rule_off() -> None:

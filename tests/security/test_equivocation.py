@@ -259,17 +259,29 @@ def test_any_consents_open_the_same_set(n: int, colluding: int, drops: int) -> N
     for c in puppet.colluding:
         puppet.consents[c] = (puppet.bitmap(everybody(n)), b"")
         pool = sorted({*pool, c})
-    chosen = list(itertools.combinations(pool, need))
-    for place, site in enumerate(puppet.honest):
-        signers = chosen[place % len(chosen)]
-        bitmap = puppet.bitmap(everybody(n))
-        tail = b"".join(
-            puppet.colluder_consent(s, bitmap) if s in puppet.colluding else puppet.consents[s][1]
-            for s in signers
-        )
-        header = messages.Consents(puppet.bitmap(signers))
-        for frame in puppet.say(messages.CONSENTS, site, header, tail):
-            puppet.keep(site, everybody(n), frame)
+    bitmap = puppet.bitmap(everybody(n))
+    for site in puppet.honest:
+        # A site's reveal follows from its own messages alone, so every choice at every site,
+        # one site at a time, covers every way to split the choices over the sites.
+        ready, reveals = puppet.parties[site].dump(), set()
+        for signers in itertools.combinations(pool, need):
+            party = puppet.parties[site]
+            identity, journal = puppet.identities[f"s{site}"], party.journal.copy()
+            puppet.parties[site] = secagg.load(ready, plan, identity, journal)
+            tail = b"".join(
+                puppet.colluder_consent(s, bitmap)
+                if s in puppet.colluding
+                else puppet.consents[s][1]
+                for s in signers
+            )
+            frames = puppet.say(
+                messages.CONSENTS, site, messages.Consents(puppet.bitmap(signers)), tail
+            )
+            assert len(frames) == 1
+            reveals.add(frames[0])
+            puppet.parties[site] = party
+        assert len(reveals) == 1
+        puppet.keep(site, everybody(n), reveals.pop())
     assert set(puppet.revealed) == set(puppet.honest)
     judge(puppet)
 

@@ -80,6 +80,62 @@ def test_a_site_s_answer_that_could_not_be_written_is_tried_again(step: int) -> 
     assert world.result.sum.tolist() == world.expected()
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_slot_that_could_not_be_written_is_tried_again(waiting: bool) -> None:
+    """The count of inputs per model is in the journal too."""
+    journal = FailingJournal(1000)
+    floors = {VICTIM: secagg.Floors(most_inputs_per_model=1)}
+    world = World(make_plan(), journals={VICTIM: journal}, floors=floors)
+    victim = world.parties[VICTIM]
+    receive, submit = victim.receive, victim.submit
+
+    def patient(*args: Any, call: Any = receive, **options: Any) -> Any:
+        try:
+            return call(*args, **options)
+        except secagg.MisuseError as error:
+            assert error.rule == "journal-io"
+            return call(*args, **options)
+
+    if waiting:
+        victim.receive = patient
+    else:
+        victim.submit = lambda x: []
+
+        def late(*args: Any, **options: Any) -> Any:
+            events = receive(*args, **options)
+            if victim._at == 3:
+                events = patient(world.vectors[VICTIM], call=submit)
+            return events
+
+        victim.receive = late
+    world.run()
+    assert journal.failures == 1
+    assert world.result is not None
+    assert VICTIM in world.result.survivors
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_new_journal_file_that_failed_once_is_tried_again(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    real, failures = getattr(os, call), []
+
+    def failing(*args: Any) -> Any:
+        if not failures:
+            failures.append(call)
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(os, call, failing)
+    journal = secagg.FileJournal(tmp_path / "journal")
+    with pytest.raises(OSError, match="No space"):
+        journal.claim(digest("key"), 1, digest("a"), b"reply")
+    assert journal.claim(digest("key"), 1, digest("a"), b"reply") == b"reply"
+    assert secagg.FileJournal(tmp_path / "journal").newest(digest("key")) == 1
+
+
 def test_an_opening_that_was_interrupted_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(make_plan())
     from secagg_protocols.masked_sum import server as module
@@ -330,7 +386,19 @@ def test_a_hostile_dump_is_a_misuse_and_nothing_else(change: Any) -> None:
         secagg.load(resealed_dump(change), make_plan(), identity, secagg.MemoryJournal())
 
 
-@pytest.mark.parametrize("options", [{"session": 3}, {"session": None}, {"model": "text"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"session": 3},
+        {"session": None},
+        {"session": "x" * 65},
+        {"model": "text"},
+        {"identity": "s0.key"},
+        {"floors": {"smallest_cohort": 3}},
+        {"journal": "journal"},
+        {"round": "0"},
+    ],
+)
 def test_arguments_of_another_type_are_misuse(options: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {
         "identity": people(7)[1]["s0"],
@@ -353,6 +421,71 @@ def test_a_frame_may_come_in_any_contiguous_buffer() -> None:
     assert isinstance(ignored, secagg.Ignored)
     (taken,) = world.server.receive(memoryview(event.data).cast("c"))
     assert isinstance(taken, secagg.Progress)
+
+
+@pytest.mark.parametrize("data", ["text", None, 5, ["bytes"]])
+def test_a_message_that_is_not_bytes_is_ignored(data: Any) -> None:
+    world = World(make_plan())
+    world.server.start()
+    for party in (world.server, world.parties["s0"]):
+        (event,) = party.receive(data)
+        assert isinstance(event, secagg.Ignored)
+    with pytest.raises(secagg.MisuseError):
+        secagg.load(data, make_plan(), None, secagg.MemoryJournal())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"drop": ["s0"]},
+        {"drop": {3: None}},
+        {"drop": {"input": "s0"}},
+        {"drop": {9: ["s0"]}},
+        {"drop": {True: ["s0"]}},
+        {"weights": [1, 2]},
+        {"identities": ["s0"]},
+        {"vectors": [np.zeros(5)]},
+    ],
+)
+def test_plausible_mistakes_of_a_caller_are_misuse(options: dict[str, Any]) -> None:
+    plan = make_plan()
+    rows: Any = {name: np.zeros(5, dtype=np.int64) for name in plan.roster.names}
+    arguments: dict[str, Any] = {"vectors": rows, "identities": people(7)[1]} | options
+    with pytest.raises(secagg.MisuseError) as caught:
+        secagg.aggregate(plan, **arguments)
+    assert caught.value.rule in {"arguments", "drop-schedule"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"roster": "r.toml"},
+        {"colluding": "1"},
+        {"colluding": 0.1},
+        {"max_dropouts": None},
+        {"stages": secagg.Quantise(3)},
+        {"stages": None},
+        {"neighbours": 2.0},
+    ],
+)
+def test_plausible_mistakes_in_recommend_are_plan_errors(options: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {
+        "roster": people(7)[0],
+        "length": 5,
+        "stages": (secagg.Integers(0, 9),),
+        "threat": "malicious-server",
+        "colluding": 1,
+        "max_dropouts": 1,
+    }
+    with pytest.raises(secagg.PlanError) as caught:
+        secagg.Plan.recommend(**(arguments | options))
+    assert caught.value.rule == "field-types"
+
+
+def test_a_path_where_text_is_needed_is_named_as_such(tmp_path: Path) -> None:
+    for wrong in (tmp_path / "plan.toml", "plan.toml"):
+        with pytest.raises(secagg.PlanError, match="not its name"):
+            secagg.load_plan(wrong)  # type: ignore[arg-type]
 
 
 def test_a_masked_array_does_not_hide_what_it_masks() -> None:

@@ -62,6 +62,8 @@ class Client(ClientChecks):
 
     def __init__(self, plan: Plan, index: int, *, floors: Floors | None, **common: Any) -> None:
         super().__init__(plan, index, **common)
+        if floors is not None and not isinstance(floors, Floors):
+            raise MisuseError("floors are Floors (Floors.load reads them)", rule="floors")
         self.floors = floors
         self._require_floors()
         self._at = NEW

@@ -11,7 +11,7 @@ from ..errors import EquivocationError, MisuseError, PeerError
 from ..events import Step
 from ..floors import Floors
 from ..keys import KEY_SIZE, digest_of, verify
-from ..party import Party
+from ..party import Party, journal_failed
 from ..roster import SERVER_NAME
 from ..wire import SERVER, Frame, encode_header, frame_digest, to_bitmap
 from . import masks, messages
@@ -171,6 +171,8 @@ class ClientChecks(Party):
         for slot in range(most):
             try:
                 self.journal.claim(key, _INPUT_SLOTS + slot, self.contexts.round, b"")
+            except OSError as error:
+                raise journal_failed(error) from error
             except MisuseError as error:
                 if error.rule != "journal-once":
                     raise
