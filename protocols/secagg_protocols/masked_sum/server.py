@@ -170,14 +170,6 @@ class Server(ServerChecks):
             Step.REVEAL: self._on_reveal,
         }[kind.step](frame)
 
-    def _require_sites(self, step: Step, have: int, need: int) -> None:
-        self._check_enough(step, have, need)
-
-    def _require_holders(
-        self, step: Step, site: int, have: int, suspects: set[int] | None = None
-    ) -> None:
-        self._check_holders(step, site, have, suspects or set())
-
     # Step 1: adverts.
 
     def _on_advert(self, frame: Frame) -> None:

@@ -161,6 +161,14 @@ class ServerChecks(Party):
                 rule="dump-age",
             )
 
+    def _require_sites(self, step: Step, have: int, need: int) -> None:
+        self._check_enough(step, have, need)
+
+    def _require_holders(
+        self, step: Step, site: int, have: int, suspects: set[int] | None = None
+    ) -> None:
+        self._check_holders(step, site, have, suspects or set())
+
     def _inconsistent(self, rule: str, site: int, holders: tuple[int, ...], text: str) -> PeerError:
         suspects = self._names({site, *holders})
         return PeerError(
