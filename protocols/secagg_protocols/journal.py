@@ -20,11 +20,15 @@ from .errors import MisuseError
 
 #: Rule of the error that says that a claim may be tried again.
 JOURNAL_IO_RULE = "journal-io"
+#: Bytes of a journal key.
 KEY_SIZE = 32
 _MAGIC = b"secagg journal 1\n"
 _RECORD = struct.Struct("<I32sI32s")  # reply size, key, step, digest; then a check of these
 _HEAD_SIZE = _RECORD.size + 8
 _CHECK_SIZE = 8
+
+#: (key, step) -> (digest, reply)
+Records = dict[tuple[bytes, int], tuple[bytes, bytes]]
 
 
 class Journal(Protocol):
@@ -56,7 +60,7 @@ class MemoryJournal:
     """
 
     def __init__(self) -> None:
-        self._records: dict[tuple[bytes, int], tuple[bytes, bytes]] = {}
+        self._records: Records = {}
         self._lock = threading.Lock()
 
     def copy(self) -> MemoryJournal:
@@ -75,9 +79,6 @@ class MemoryJournal:
         """See :meth:`Journal.newest`."""
         with self._lock:
             return _newest(self._records, setup_context)
-
-
-Records = dict[tuple[bytes, int], tuple[bytes, bytes]]
 
 
 def _claim(records: Records, key: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
@@ -118,8 +119,9 @@ class FileJournal:
                 if not known:
                     try:
                         self._append(handle, setup_context, step, digest, reply)
-                    except OSError:
-                        # What was written in part is cut off by the next read.
+                    except BaseException:
+                        # What was written in part is cut off by the next read. A record that
+                        # stayed in memory only would pass for a durable one.
                         del self._records[setup_context, step]
                         raise
                 # Also where the record was found: the process that wrote it may have died, or
@@ -191,19 +193,13 @@ class FileJournal:
         data = os.pread(handle, size - self._end, self._end)
         at = 0
         while at < len(data):
-            rest = len(data) - at
-            if not any(data[at:]):
-                # Zeros to the end: the file grew before its blocks were written, and the crash
-                # came before the claim returned.
-                os.ftruncate(handle, self._end + at)
-                break
-            if rest < _HEAD_SIZE:
+            head = data[at : at + _RECORD.size]
+            if len(data) - at < _HEAD_SIZE or (not any(head) and not any(data[at:])):
+                # Also zeros to the end: the file grew before its blocks were written.
                 torn = True
             else:
-                length, key, step, digest = _RECORD.unpack_from(data, at)
-                self._verify(
-                    data[at : at + _RECORD.size], data[at + _RECORD.size : at + _HEAD_SIZE]
-                )
+                length, key, step, digest = _RECORD.unpack(head)
+                self._verify(head, data[at + _RECORD.size : at + _HEAD_SIZE])
                 stop = at + _HEAD_SIZE + length
                 torn = stop + _CHECK_SIZE > len(data)
             if torn:

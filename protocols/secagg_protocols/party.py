@@ -291,7 +291,7 @@ class Party:
             raise DecodeError("not a message for this role", rule="frame")
         self._check_limits(frame, size)
         self._check_route(frame, sender)
-        digest = frame.digest(self._context(self.kinds[frame.kind]))
+        digest = frame.digest(self._context(kind))
         self._check_trailer(frame, digest)
         return frame, digest
 

@@ -322,6 +322,7 @@ def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) 
             ],
             "site_total": cost.site_total,
             "server_receives": cost.server_receives,
+            "server_sends": cost.server_sends,
             "expansion": cost.expansion,
         },
         "sees": [
@@ -360,7 +361,8 @@ def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> Non
     console.print()
     console.print(_cost_table(cost))
     console.print(
-        f"{human_bytes(cost.server_receives)} reach the server in a round from all sites. "
+        f"{human_bytes(cost.server_receives)} reach the server in a round from all sites, and "
+        f"{human_bytes(cost.server_sends)} leave it. "
         f"A site moves {cost.expansion:.2f} times the bits of its plain vector "
         "(the result not counted)."
         + (f" {rounds} rounds: {human_bytes(rounds * cost.site_total)} a site." * (rounds > 1))

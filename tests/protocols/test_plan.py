@@ -165,12 +165,16 @@ def test_stages_that_do_not_fit_together_are_refused(stages: Any) -> None:
     assert caught.value.rule == "stage-order"
 
 
+def recommend(n: int, **choices: Any) -> secagg.Plan:
+    """A recommended plan for ``n`` sites with short vectors of small counts."""
+    arguments: dict[str, Any] = {"length": 4, "stages": (secagg.Integers(0, 9),)} | choices
+    return secagg.Plan.recommend(people(n)[0], **arguments)
+
+
 def test_small_cohorts_pay() -> None:
     """n = 5, c = 1 needs four shares and bears one dropout; n = 3 bears none."""
-    five = secagg.Plan.recommend(
-        people(5)[0],
-        length=1,
-        stages=(secagg.Integers(0, 1),),
+    five = recommend(
+        5,
         threat="malicious-server",
         colluding=1,
         max_dropouts=1,
@@ -178,10 +182,8 @@ def test_small_cohorts_pay() -> None:
     assert five.protocol.share_threshold == 4
     for n, drops in ((5, 2), (3, 1)):
         with pytest.raises(secagg.PlanError):
-            secagg.Plan.recommend(
-                people(n)[0],
-                length=1,
-                stages=(secagg.Integers(0, 1),),
+            recommend(
+                n,
                 threat="malicious-server",
                 colluding=1,
                 max_dropouts=drops,
@@ -194,10 +196,8 @@ def test_recommend_gives_a_plan_or_an_error_and_says_why(threat: Any) -> None:
     built = 0
     for n, c, drops in itertools.product((3, 5, 8, 20, 64, 65, 150), (0, 1, 2, 10), (0, 1, 5, 40)):
         try:
-            plan = secagg.Plan.recommend(
-                people(n)[0],
-                length=4,
-                stages=(secagg.Integers(0, 9),),
+            plan = recommend(
+                n,
                 threat=threat,
                 colluding=c,
                 max_dropouts=drops,
@@ -219,10 +219,8 @@ def test_recommend_gives_a_plan_or_an_error_and_says_why(threat: Any) -> None:
 
 
 def test_recommend_takes_the_complete_graph_where_the_solver_finds_none() -> None:
-    plan = secagg.Plan.recommend(
-        people(80)[0],
-        length=4,
-        stages=(secagg.Integers(0, 9),),
+    plan = recommend(
+        80,
         threat="semi-honest",
         colluding=39,
         max_dropouts=34,
@@ -231,10 +229,8 @@ def test_recommend_takes_the_complete_graph_where_the_solver_finds_none() -> Non
 
 
 def test_the_graph_is_regular_symmetric_and_redrawn() -> None:
-    plan = secagg.Plan.recommend(
-        people(150)[0],
-        length=4,
-        stages=(secagg.Integers(0, 9),),
+    plan = recommend(
+        150,
         threat="semi-honest",
         colluding=5,
         max_dropouts=10,

@@ -17,6 +17,19 @@ from support.scenarios import VICTIM, play
 from support.world import MODEL, SESSION, World, digest, make_plan, people
 
 
+def one_site(**changes: Any) -> Any:
+    """The first site of the usual plan, with other arguments where asked."""
+    arguments: dict[str, Any] = {
+        "identity": people(7)[1]["s0"],
+        "session": SESSION,
+        "round": 0,
+        "model": MODEL,
+        "floors": None,
+        "journal": secagg.MemoryJournal(),
+    }
+    return secagg.client(make_plan(), "s0", **(arguments | changes))
+
+
 class FailingJournal(secagg.MemoryJournal):
     """A journal whose disk refuses once, at a chosen step."""
 
@@ -134,6 +147,24 @@ def test_a_new_journal_file_that_failed_once_is_tried_again(
         journal.claim(digest("key"), 1, digest("a"), b"reply")
     assert journal.claim(digest("key"), 1, digest("a"), b"reply") == b"reply"
     assert secagg.FileJournal(tmp_path / "journal").newest(digest("key")) == 1
+
+
+def test_an_interrupted_claim_does_not_pass_for_a_durable_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    journal = secagg.FileJournal(tmp_path / "journal")
+    journal.claim(digest("key"), 1, digest("a"), b"")
+
+    def interrupted(*args: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "pwrite", interrupted)
+        journal.claim(digest("key"), 2, digest("b"), b"")
+    journal.claim(digest("key"), 2, digest("c"), b"")
+    assert secagg.FileJournal(tmp_path / "journal").newest(digest("key")) == 2
 
 
 def test_an_opening_that_was_interrupted_ends_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,18 +303,10 @@ def test_a_floor_that_would_be_off_is_refused(values: dict[str, Any]) -> None:
 def test_floors_stay_with_the_dump() -> None:
     floors = secagg.Floors(smallest_cohort=6, most_inputs_per_model=1)
     plan, identity = make_plan(), people(7)[1]["s0"]
-    party = secagg.client(
-        plan,
-        "s0",
-        identity=identity,
-        session=SESSION,
-        round=0,
-        model=MODEL,
-        floors=floors,
-        journal=secagg.MemoryJournal(),
-    )
+    party = one_site(floors=floors)
     again = secagg.load(party.dump(), plan, identity, secagg.MemoryJournal())
-    assert again.floors == floors  # type: ignore[union-attr]
+    assert isinstance(again, secagg.Client)
+    assert again.floors == floors
 
 
 @pytest.mark.parametrize(
@@ -341,17 +364,7 @@ def resealed_dump(change: Any) -> bytes:
     """A dump whose checksum is right and whose content is not."""
     import hashlib
 
-    plan, identity = make_plan(), people(7)[1]["s0"]
-    party = secagg.client(
-        plan,
-        "s0",
-        identity=identity,
-        session=SESSION,
-        round=0,
-        model=MODEL,
-        floors=None,
-        journal=secagg.MemoryJournal(),
-    )
+    party = one_site()
     head = len(party_module._DUMP_MAGIC)
     state = msgspec.msgpack.decode(party.dump()[head + 32 :])
     body = msgspec.msgpack.encode(change(state))
@@ -400,16 +413,8 @@ def test_a_hostile_dump_is_a_misuse_and_nothing_else(change: Any) -> None:
     ],
 )
 def test_arguments_of_another_type_are_misuse(options: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {
-        "identity": people(7)[1]["s0"],
-        "session": SESSION,
-        "round": 0,
-        "model": MODEL,
-        "floors": None,
-        "journal": secagg.MemoryJournal(),
-    }
     with pytest.raises(secagg.MisuseError):
-        secagg.client(make_plan(), "s0", **(arguments | options))
+        one_site(**options)
 
 
 def test_a_frame_may_come_in_any_contiguous_buffer() -> None:

@@ -14,8 +14,8 @@ from secagg.sim import scenarios, sight, survival
 from secagg.sim.schedule import draw_schedule, merge, parse_drops, parse_schedule
 from secagg.sim.secure import Observer, SecureSummation
 from secagg.sim.settings import Settings, default_colluding, default_dropouts
-from secagg.sim.summing import PlainSummation
 from secagg_protocols.stages import Integers
+from support.plain_summation import PlainSummation
 
 NAMES = [f"s{i}" for i in range(6)]
 LABELS = ["one", "two", "three"]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from secagg.sim import figures, survival
-from secagg.sim.summing import PlainSummation, SiteSum
+from secagg.sim.summing import SiteSum
 from secagg.sim.survival import SiteTable
+from support.plain_summation import PlainSummation
 
 
 @pytest.fixture(scope="module")

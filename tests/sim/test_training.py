@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from secagg.sim import figures, training
-from secagg.sim.summing import PlainSummation
 from secagg.sim.training import Steps, TrainingSite
+from support.plain_summation import PlainSummation
 
 
 @pytest.fixture(scope="module")

@@ -323,13 +323,14 @@ class Client(ClientChecks):
         buffer, tail = start_frame(
             kind.number, self.index, SERVER, header, messages.input_size(plan), self._trailer_size
         )
-        levels = np.empty(min(TILE, plan.ring_length), dtype=np.int64)
-        for start in range(0, plan.ring_length, TILE):
-            part = levels[: min(TILE, plan.ring_length - start)]
+        length, bits, lane = plan.ring_length, plan.wire_bits, plan.lane
+        levels = np.empty(min(TILE, length), dtype=np.int64)
+        for start in range(0, length, TILE):
+            part = levels[: min(TILE, length - start)]
             encoder.tile(part, start)
-            ring = part.astype(plan.lane)
+            ring = part.astype(lane)
             add_keystreams(ring, aes, nonces, sign_array, start)
-            bitpack.pack(ring, plan.wire_bits, tail, start)
+            bitpack.pack(ring, bits, tail, start)
         digest = frame_digest(context, kind.number, self.index, SERVER, header, tail)
         tail.release()
         frame = self._seal_frame(buffer, digest)

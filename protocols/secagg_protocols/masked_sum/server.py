@@ -320,18 +320,17 @@ class Server(ServerChecks):
         # The mask seed of a site none of whose neighbours survived is in nobody's way.
         wanted = [s for s in self._u2 if s in survivors or self._within(s, self._u3)]
         recovery = Recovery(self._reveals)
-        # A share that its holder says it could not open was dealt wrong or is withheld.
-        withheld = {
-            holder: {*self._within(holder, self._u2), holder} - set(given)
-            for holder, (_, given) in self._reveals.items()
-        }
+        # A share that its holder says it could not open was dealt wrong or is withheld: by
+        # dealer, that dealer and those holders.
+        withheld: dict[int, set[int]] = {}
+        for holder, (_, given) in self._reveals.items():
+            for dealer in {*self._within(holder, self._u2), holder} - set(given):
+                withheld.setdefault(dealer, {dealer}).add(holder)
         self_seeds: dict[int, bytes] = {}
         mask_seeds: dict[int, bytes] = {}
         for holders, dealers in recovery.groups(wanted).items():
             for site in dealers:
-                without = {holder for holder, absent in withheld.items() if site in absent}
-                blame = {site, *without} if without else set()
-                self._require_holders(Step.REVEAL, site, len(holders), blame)
+                self._require_holders(Step.REVEAL, site, len(holders), withheld.get(site))
             for site, secret in zip(dealers, recovery.recover(holders, dealers, need), strict=True):
                 self._check_decoded(site, secret, holders)
                 found = bytes(SEED_SIZE) if secret is None else secret
@@ -350,10 +349,7 @@ class Server(ServerChecks):
             context,
             self._name,
         )
-        self._suspects = set(recovery.suspects)
-        for holder, absent in withheld.items():
-            if absent:
-                self._suspects |= {holder, *absent}
+        self._suspects = recovery.suspects.union(*withheld.values())
         self._unmask(keys, nonces, signs)
         return self._finish()
 
