@@ -5,12 +5,12 @@ counter that is 0 at lane 0. Keystream bytes are read as little-endian lanes of 
 width. Source: NIST SP 800-38A, section 6.5, with the counter block of appendix B.2.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import _slices, features
 from ._checks import LANE_DTYPES, Lanes, check_array, check_integer
 
 # The last byte position is then below 2^66, so the block counter stays below 2^62 and never
@@ -18,15 +18,142 @@ from ._checks import LANE_DTYPES, Lanes, check_array, check_integer
 MAX_POSITION = 1 << 63
 # A slice shorter than this is not worth a thread.
 MIN_LANES_PER_THREAD = 1 << 14
-MAX_THREADS = 1024
 
+_BLOCK = 16
+_SCHEDULE = 176
+# Bytes that each kernel takes at a time, as kernels.aes has it.
+_CHUNKS = {"vaes512": 512, "vaes256": 256, "aesni": 128}
 _UINT8 = (np.dtype(np.uint8),)
 _INT8 = (np.dtype(np.int8),)
 
 
 def variant() -> str:
-    """Name the implementation that this process uses ("openssl")."""
-    return "openssl"
+    """Name the implementation that this process uses: vaes512, vaes256, aesni or openssl.
+
+    All give the same bytes. The best one that the host can run is chosen, or the one that the
+    environment variable SECAGG_AES names; ValueError where that one cannot run.
+    """
+    return features.aes_variant()
+
+
+class Keystreams:
+    """Many keystreams whose keys are expanded once, to be added to any stretch of lanes.
+
+    `keys`: uint8 [k, 16]; `nonces`: uint8 [k, 8]; `signs`: int8 [k], each +1 or -1; k may be 0.
+    `variant`: one of `features.aes_variants()`, by default `variant()`.
+
+    Raises ValueError for a wrong dtype, shape, layout or sign.
+    """
+
+    __slots__ = ("_count", "_keys", "_nonces", "_plus", "_schedules", "_signs", "variant")
+
+    def __init__(
+        self,
+        keys: NDArray[np.uint8],
+        nonces: NDArray[np.uint8],
+        signs: NDArray[np.int8],
+        *,
+        variant: str | None = None,
+    ) -> None:
+        check_array("keys", keys, _UINT8, 2)
+        check_array("nonces", nonces, _UINT8, 2)
+        check_array("signs", signs, _INT8, 1)
+        if keys.shape[1] != 16:
+            raise ValueError("keys must have shape [k, 16]")
+        if nonces.shape != (len(keys), 8):
+            raise ValueError("nonces must have shape [k, 8], with one row for each key")
+        if len(signs) != len(keys):
+            raise ValueError("signs must have shape [k], with one sign for each key")
+        positive = signs == 1
+        if not np.all(positive | (signs == -1)):
+            raise ValueError("signs must be +1 or -1")
+        if variant is None:
+            self.variant = features.aes_variant()
+        else:
+            self.variant = features.check_aes_variant(variant, "variant")
+        self._count = len(keys)
+        # Those to add come first, so that the kernel has one loop for each sign. Copies, which
+        # are writable: a kernel is compiled once more for arrays that are not.
+        order = np.argsort(~positive, kind="stable")
+        self._keys, self._nonces, self._signs = keys[order], nonces[order], signs[order]
+        self._plus = int(np.count_nonzero(positive))
+        self._schedules = np.empty((0, _SCHEDULE), np.uint8)
+        if self.variant != features.OPENSSL:
+            from .kernels import aes
+
+            self._schedules = np.empty((self._count, _SCHEDULE), np.uint8)
+            aes.expand(self._keys, self._nonces, self._schedules)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"Keystreams({self._count} keys, {self.variant})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("keystreams hold keys and are not pickled")
+
+    def add_to(self, acc: Lanes, start: int = 0, *, threads: int = 1) -> None:
+        """Add (or subtract, where the sign is -1) all keystreams to `acc`, in place.
+
+        `acc`: uint16, uint32 or uint64 [n]; sums are modulo 2^16, 2^32 or 2^64. Lane i of `acc`
+        meets lane `start + i` of each keystream; `start` is in lanes and need not be a multiple
+        of the block. At most `threads` threads share the lanes; the result does not depend on
+        their number. Threads need an `acc` that nobody else writes during the call.
+
+        Raises ValueError for a wrong dtype, shape or layout, a read-only `acc`, a negative
+        `start`, or lanes beyond position 2^63; `acc` is then unchanged.
+        """
+        check_array("acc", acc, LANE_DTYPES, 1, writeable=True)
+        start = check_integer("start", start, 0, MAX_POSITION)
+        threads = check_integer("threads", threads, 1, _slices.MAX_THREADS)
+        if start + len(acc) > MAX_POSITION:
+            raise ValueError("positions must lie below 2^63 lanes")
+        if not self._count:
+            return
+        if self.variant == features.OPENSSL:
+            from . import openssl
+
+            def add(low: int, high: int) -> None:
+                openssl.add_keystreams(
+                    acc[low:high], self._keys, self._nonces, self._signs, start + low
+                )
+        else:
+
+            def add(low: int, high: int) -> None:
+                self._add(acc[low:high], start + low)
+
+        _slices.run(add, len(acc), MIN_LANES_PER_THREAD, threads)
+
+    def _add(self, acc: Lanes, start: int) -> None:
+        """Walk whole chunks in place; what does not fill one goes through a chunk of its own."""
+        from .kernels import aes
+
+        body = getattr(aes, f"add_{self.variant}")
+        width = acc.dtype.itemsize
+        chunk = _CHUNKS[self.variant] // width
+        block, skip = divmod(start * width, _BLOCK)
+        blocks = _CHUNKS[self.variant] // _BLOCK
+        done = 0
+        if skip and len(acc):
+            before = skip // width
+            done = min(len(acc), chunk - before)
+            self._add_part(body, acc[:done], before, block)
+            block += blocks
+        whole = (len(acc) - done) // chunk * chunk
+        if whole:
+            body(acc[done : done + whole], self._schedules, self._plus, np.uint64(block))
+            block += whole // chunk * blocks
+            done += whole
+        if done < len(acc):
+            self._add_part(body, acc[done:], 0, block)
+
+    def _add_part(self, body: Any, part: Lanes, before: int, block: int) -> None:
+        """Add to fewer lanes than a chunk, which begin `before` lanes into `block`."""
+        whole = np.zeros(_CHUNKS[self.variant] // part.dtype.itemsize, part.dtype)
+        whole[before : before + len(part)] = part
+        body(whole, self._schedules, self._plus, np.uint64(block))
+        part[:] = whole[before : before + len(part)]
 
 
 def add_keystreams(
@@ -38,52 +165,11 @@ def add_keystreams(
     *,
     threads: int = 1,
 ) -> None:
-    """Add or subtract many keystreams to `acc`, in place, modulo 2^16, 2^32 or 2^64.
+    """Add or subtract many keystreams to `acc`, in place: `Keystreams` for one stretch.
 
-    `acc`: uint16, uint32 or uint64 [n]; `keys`: uint8 [k, 16]; `nonces`: uint8 [k, 8]; `signs`:
-    int8 [k], each +1 or -1. Lane i of `acc` meets lane `start + i` of each keystream; `start` is
-    in lanes, need not be a multiple of the block, and k = 0 changes nothing. At most `threads`
-    threads share the lanes; the result does not depend on their number. Threads need arrays that
-    nobody else writes during the call.
-
-    Raises ValueError for a wrong dtype, shape, layout or sign, a read-only `acc`, a negative
-    `start`, or lanes beyond position 2^63; `acc` is then unchanged.
+    Arguments and errors are those of `Keystreams` and of its `add_to`; k = 0 changes nothing.
     """
-    check_array("acc", acc, LANE_DTYPES, 1, writeable=True)
-    check_array("keys", keys, _UINT8, 2)
-    check_array("nonces", nonces, _UINT8, 2)
-    check_array("signs", signs, _INT8, 1)
-    if keys.shape[1] != 16:
-        raise ValueError("keys must have shape [k, 16]")
-    if nonces.shape != (len(keys), 8):
-        raise ValueError("nonces must have shape [k, 8], with one row for each key")
-    if len(signs) != len(keys):
-        raise ValueError("signs must have shape [k], with one sign for each key")
-    if not np.all((signs == 1) | (signs == -1)):
-        raise ValueError("signs must be +1 or -1")
-    start = check_integer("start", start, 0, MAX_POSITION)
-    threads = check_integer("threads", threads, 1, MAX_THREADS)
-    if start + len(acc) > MAX_POSITION:
-        raise ValueError("keystream positions must stay below 2^63 lanes")
-    if len(keys) == 0 or len(acc) == 0:
-        return
-
-    from . import openssl
-
-    workers = min(threads, -(-len(acc) // MIN_LANES_PER_THREAD))
-    if workers == 1:
-        openssl.add_keystreams(acc, keys, nonces, signs, start)
-        return
-    step = -(-len(acc) // workers)
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [
-            pool.submit(
-                openssl.add_keystreams, acc[low : low + step], keys, nonces, signs, start + low
-            )
-            for low in range(0, len(acc), step)
-        ]
-    for job in jobs:
-        job.result()
+    Keystreams(keys, nonces, signs).add_to(acc, start, threads=threads)
 
 
 def keystream(
@@ -94,13 +180,22 @@ def keystream(
     `key` is 16 bytes, `nonce` 8 bytes, `dtype` uint16, uint32 or uint64. Raises ValueError for
     other lengths or dtypes, a negative `count` or `start`, or positions beyond 2^63 lanes.
     """
-    keys, nonces = key_row(key, nonce)
+    stream = one(key, nonce)
     lane = np.dtype(dtype)
     if lane not in LANE_DTYPES:
         raise ValueError("dtype must be uint16, uint32 or uint64")
     acc = np.zeros(check_integer("count", count, 0, MAX_POSITION), lane)
-    add_keystreams(acc, keys, nonces, np.ones(1, np.int8), start)
+    stream.add_to(acc, start)
     return acc
+
+
+def one(key: bytes, nonce: bytes) -> Keystreams:
+    """Return the one keystream of a key of 16 bytes and a nonce of 8, to be added.
+
+    Raises ValueError unless they are 16 and 8 bytes.
+    """
+    keys, nonces = key_row(key, nonce)
+    return Keystreams(keys, nonces, np.ones(1, np.int8))
 
 
 def key_row(key: bytes, nonce: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from secagg_protocols.errors import MisuseError
+
 from .common import stdout, table, write_json
 
 #: CPU features that decide how fast masks are made, with what they are for.
@@ -51,6 +53,7 @@ def info(
     shown.add_row("cores", str(found["cores"]))
     shown.add_row("suite", found["suite"])
     shown.add_row("mask kernel", found["kernel"])
+    shown.add_row("mask kernels here", ", ".join(found["kernels"]))
     for name, value in found["libraries"].items():
         shown.add_row(name, value)
     console = stdout()
@@ -72,14 +75,21 @@ def collect() -> dict[str, Any]:
 
     import secagg
     import secagg_native
+    from secagg_native import features
 
+    forced = bool(os.environ.get(features.AES_ENVIRONMENT))
+    try:
+        kernel = secagg_native.variant()
+    except ValueError as error:
+        raise MisuseError(str(error), rule="kernel") from None
     return {
         "version": secagg.__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         "suite": secagg.SUITE,
-        "kernel": secagg_native.variant(),
+        "kernel": f"{kernel} (forced by {features.AES_ENVIRONMENT})" if forced else kernel,
+        "kernels": list(features.aes_variants()),
         "libraries": {
             "OpenSSL": f"{backend.openssl_version_text()}, from cryptography "
             f"{_version('cryptography')}",

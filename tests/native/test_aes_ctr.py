@@ -1,17 +1,26 @@
 """Keystreams against a plain-integer AES and the published vectors."""
 
+import os
+import pickle
 import sys
 from subprocess import run
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secagg_native import aes_ctr, openssl
-from secagg_native.aes_ctr import add_keystreams, keystream
+from secagg_native import aes_ctr, features, openssl
+from secagg_native.aes_ctr import Keystreams, add_keystreams, keystream
 
 LANES = [np.uint16, np.uint32, np.uint64]
+
+
+@pytest.fixture(params=features.aes_variants())
+def variant(request, monkeypatch):
+    """Run a test with every variant that this host has, chosen as an environment would."""
+    monkeypatch.setattr(features, "aes_variant", lambda: request.param)
+    return request.param
 
 
 # --- the oracle: FIPS 197 in plain integers ---
@@ -42,7 +51,7 @@ def make_sbox():
 SBOX = make_sbox()
 
 
-def aes128(key, block):
+def round_keys(key):
     words = [list(key[i : i + 4]) for i in range(0, 16, 4)]
     rcon = 1
     for i in range(4, 44):
@@ -52,8 +61,12 @@ def aes128(key, block):
             w[0] ^= rcon
             rcon = xtime(rcon)
         words.append([a ^ b for a, b in zip(words[i - 4], w, strict=True)])
-    round_keys = [[b for w in words[4 * r : 4 * r + 4] for b in w] for r in range(11)]
-    state = [a ^ b for a, b in zip(block, round_keys[0], strict=True)]
+    return bytes(b for w in words for b in w)
+
+
+def aes128(key, block):
+    schedule = round_keys(key)
+    state = [a ^ b for a, b in zip(block, schedule, strict=False)]
     for r in range(1, 11):
         state = [SBOX[b] for b in state]
         state = [state[(i + 4 * (i % 4)) % 16] for i in range(16)]
@@ -65,7 +78,7 @@ def aes128(key, block):
                     a, b, d, e = (col[(i + k) % 4] for k in range(4))
                     mixed.append(xtime(a) ^ xtime(b) ^ b ^ d ^ e)
             state = mixed
-        state = [a ^ b for a, b in zip(state, round_keys[r], strict=True)]
+        state = [a ^ b for a, b in zip(state, schedule[16 * r :], strict=False)]
     return bytes(state)
 
 
@@ -118,14 +131,17 @@ def test_sp800_38a_f51_through_oracle():
 
 
 @pytest.mark.parametrize("lane", LANES)
-def test_body_and_ctr_encrypt_agree(lane):
+def test_body_and_ctr_encrypt_agree(lane, variant):
     key, nonce = bytes(range(16)), bytes(range(8))
     got = keystream(key, nonce, 40_000, lane)
     want = openssl.ctr_encrypt(key, nonce + bytes(8), bytes(got.nbytes))
     assert got.astype(got.dtype.newbyteorder("<")).tobytes() == want
 
 
-@settings(max_examples=60, deadline=None)
+KEEP_FIXTURE = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=KEEP_FIXTURE)
 @given(
     key=st.binary(min_size=16, max_size=16),
     nonce=st.binary(min_size=8, max_size=8),
@@ -133,14 +149,14 @@ def test_body_and_ctr_encrypt_agree(lane):
     count=st.integers(0, 40),
     lane=st.sampled_from(LANES),
 )
-def test_any_start_and_length(key, nonce, start, count, lane):
+def test_any_start_and_length(variant, key, nonce, start, count, lane):
     want = oracle(key, nonce, start, count, np.dtype(lane).itemsize)
     assert keystream(key, nonce, count, lane, start).tolist() == want
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=KEEP_FIXTURE)
 @given(data=st.data(), lane=st.sampled_from(LANES), k=st.integers(0, 5))
-def test_many_keys_and_signs(data, lane, k):
+def test_many_keys_and_signs(variant, data, lane, k):
     pairs = [
         (
             data.draw(st.binary(min_size=16, max_size=16)),
@@ -163,7 +179,7 @@ def test_many_keys_and_signs(data, lane, k):
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("start", [0, 3])
-def test_tiles_batches_threads_and_slices_agree(lane, start, monkeypatch):
+def test_tiles_batches_threads_and_slices_agree(lane, start, variant, monkeypatch):
     monkeypatch.setattr(openssl, "KEYS_PER_PASS", 3)
     rng = np.random.default_rng(7)
     k, n = 8, 100_003
@@ -187,7 +203,7 @@ def test_tiles_batches_threads_and_slices_agree(lane, start, monkeypatch):
 
 
 @pytest.mark.parametrize("lane", LANES)
-def test_add_then_subtract_is_identity(lane):
+def test_add_then_subtract_is_identity(lane, variant):
     rng = np.random.default_rng(8)
     keys, nonces = (rng.integers(0, 256, (300, w), dtype=np.uint8) for w in (16, 8))
     before = rng.integers(0, np.iinfo(lane).max, 999, dtype=lane, endpoint=True)
@@ -244,17 +260,95 @@ def read_only():
         ("threads", 0),
     ],
 )
-def test_bad_input_is_refused(name, value):
+def test_bad_input_is_refused(name, value, variant):
     arguments = good() | {name: value}
     start, threads = arguments.pop("start"), arguments.pop("threads")
     with pytest.raises(ValueError, match=r"acc|keys|nonces|signs|start|threads|positions"):
         add_keystreams(*arguments.values(), start, threads=threads)
 
 
-def test_the_last_position_is_accepted():
+def test_the_last_position_is_accepted(variant):
     arguments = list(good().values())[:4]
+    arguments[3] = np.array([1, 1], np.int8)
     add_keystreams(*arguments, (1 << 63) - 4)
-    assert arguments[0].any()
+    stream = oracle(bytes(16), bytes(8), (1 << 63) - 4, 4, 4)
+    assert arguments[0].tolist() == [2 * v % 2**32 for v in stream]
+
+
+def test_sp800_38a_f51_keystream(variant):
+    """The published vector through the kernels: its counter starts above 2^63, ours below, so
+    its first block is reached by position only in the oracle; here nonce and counter are split."""
+    first = int.from_bytes(F51_COUNTER[8:], "big")
+    blocks = [
+        bytes(a ^ b for a, b in zip(F51_PLAIN, F51_CIPHER, strict=True))[i : i + 16]
+        for i in range(0, 64, 16)
+    ]
+    keys, nonces, signs = arrays([(F51_KEY, F51_COUNTER[:8])], [1])
+    if variant == "openssl":
+        acc = np.zeros(8, np.uint64)
+        openssl.add_keystreams(acc, keys, nonces, signs, 2 * first)
+    else:
+        from secagg_native.kernels import aes
+
+        schedules = np.zeros((1, 176), np.uint8)
+        aes.expand(keys.copy(), nonces.copy(), schedules)
+        whole = np.zeros(64, np.uint64)
+        getattr(aes, f"add_{variant}")(whole, schedules, 1, np.uint64(first))
+        acc = whole[:8]
+    assert acc.astype("<u8").tobytes() == b"".join(blocks)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_every_edge_of_a_chunk(variant, lane):
+    """Lengths and starts around whole blocks and chunks, with neighbours that must not move."""
+    width = np.dtype(lane).itemsize
+    key, nonce = bytes(range(16)), bytes(range(8))
+    long = openssl.ctr_encrypt(key, nonce + bytes(8), bytes(4096))
+    stream = np.frombuffer(long, np.dtype(lane).newbyteorder("<"))
+    streams = Keystreams(*arrays([(key, nonce)], [1]))
+    around = sorted(
+        {
+            n
+            for edge in (0, 16, 128, 256, 512, 1024)
+            for n in (edge // width - 1, edge // width, edge // width + 1)
+            if n >= 0
+        }
+    )
+    for start in around:
+        for count in around:
+            acc = np.zeros(count + 2, lane)
+            streams.add_to(acc[1 : count + 1], start)
+            assert np.array_equal(acc[1 : count + 1], stream[start : start + count])
+            assert acc[0] == acc[-1] == 0
+
+
+def test_key_expansion_against_the_oracle():
+    if len(features.aes_variants()) == 1:
+        pytest.skip("this host has no AES instructions")
+    from secagg_native.kernels import aes
+
+    keys, nonces, _ = arrays([(bytes(range(i, i + 16)), bytes(8)) for i in range(40)], [1] * 40)
+    schedules = np.zeros((40, 176), np.uint8)
+    aes.expand(keys.copy(), nonces.copy(), schedules)
+    for key, schedule in zip(keys, schedules, strict=True):
+        assert schedule.tobytes() == round_keys(key.tobytes())
+
+
+def test_prepared_streams_hide_their_keys():
+    streams = Keystreams(*arrays([(b"K" * 16, b"N" * 8)], [1]))
+    assert len(streams) == 1
+    assert repr(streams) == f"Keystreams(1 keys, {aes_ctr.variant()})"
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(streams)
+
+
+def test_prepared_streams_keep_their_own_keys():
+    keys, nonces, signs = (a.copy() for a in arrays([(b"K" * 16, b"N" * 8)], [1]))
+    streams = Keystreams(keys, nonces, signs)
+    keys[:], nonces[:], signs[:] = 0, 0, -1
+    acc = np.zeros(100, np.uint32)
+    streams.add_to(acc)
+    assert np.array_equal(acc, keystream(b"K" * 16, b"N" * 8, 100, np.uint32))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +374,63 @@ def test_no_keys_no_lanes_and_variant():
     add_keystreams(acc, *empty)
     assert acc.tolist() == [0, 1, 2, 3, 4]
     assert len(keystream(bytes(16), bytes(8), 0, np.uint64)) == 0
-    assert aes_ctr.variant() == "openssl"
+
+
+def test_the_best_variant_is_chosen():
+    assert aes_ctr.variant() in features.aes_variants()
+    assert features.aes_variants()[-1] == "openssl"
+    if "SECAGG_AES" not in os.environ:
+        assert aes_ctr.variant() == features.aes_variants()[0]
+
+
+def run_python(code, **environment):
+    return run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", features.aes_variants())
+def test_the_environment_forces_a_variant(name):
+    code = (
+        "import secagg_native as n; print(n.variant(), n.keystream(bytes(16), bytes(8), 1, 'u4'))"
+    )
+    done = run_python(code, SECAGG_AES=name)
+    first = oracle(bytes(16), bytes(8), 0, 1, 4)[0]
+    assert done.stdout.split() == [name, f"[{first}]"], done.stderr
+
+
+def test_a_wrong_variant_is_refused():
+    done = run_python(
+        "import secagg_native as n; n.keystream(bytes(16), bytes(8), 1, 'u4')", SECAGG_AES="fast"
+    )
+    assert done.returncode == 1
+    assert "ValueError: SECAGG_AES must be one of vaes512, vaes256, aesni, openssl" in done.stderr
+    with pytest.raises(ValueError, match="variant must be one of"):
+        Keystreams(*arrays([], []), variant="fast")
+
+
+def test_a_variant_that_cannot_run_is_refused(monkeypatch):
+    monkeypatch.setattr(features, "aes_variants", lambda: ("openssl",))
+    with pytest.raises(ValueError, match="which this host cannot run; it can run openssl"):
+        Keystreams(*arrays([], []), variant="vaes512")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "+sse2"}, {"NUMBA_DISABLE_JIT": "1"}],
+)
+def test_no_instruction_is_compiled_that_the_target_lacks(environment):
+    """Without the gate LLVM would end the process (a generic target has no AES instructions)."""
+    code = (
+        "import secagg_native as n; print(n.variant(), n.keystream(bytes(16), bytes(8), 1, 'u4'))"
+    )
+    done = run_python(code, SECAGG_AES="", **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "openssl"
 
 
 def test_import_is_light():

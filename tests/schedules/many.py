@@ -61,10 +61,11 @@ REQUIRED = (
 )
 
 
-def play(seed: int, *deeds: Deed) -> Counter[str]:
+def play(seed: int, *deeds: Deed, length: int = 6) -> Counter[str]:
     """One schedule: the seed decides plan, network, lies and everything random within.
 
-    Where ``deeds`` are given, there are cheats and these are their lies.
+    Where ``deeds`` are given, there are cheats and these are their lies. ``length`` is that of
+    the vectors.
     """
     rng = random.Random(f"schedule {seed}")
     threat = THREATS[seed % 2]
@@ -72,7 +73,7 @@ def play(seed: int, *deeds: Deed) -> Counter[str]:
     sparse = threat == "semi-honest" and rng.random() < 0.15
     n = rng.choice((3, 4, 5, 5, 6, 6) if cheats else (2, 3, 3, 4, 5, 7))
     spec = draw_spec(
-        Seeded(rng), threat=threat, clients=(n, n), length=6, cheats=cheats, sparse=sparse
+        Seeded(rng), threat=threat, clients=(n, n), length=length, cheats=cheats, sparse=sparse
     )
     happened = Schedule(spec, seed, cheats=spec.colluding if cheats else 0, deeds=deeds).play()
     happened["schedules with lying sites" if cheats else "schedules of honest sites"] += 1

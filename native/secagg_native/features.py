@@ -1,0 +1,72 @@
+"""What this host can run: asked of LLVM before anything is compiled, because LLVM ends the whole
+process on an instruction that its target lacks."""
+
+import os
+from functools import cache
+
+OPENSSL = "openssl"
+AES_ENVIRONMENT = "SECAGG_AES"
+"""Environment variable that forces one variant of the mask kernel."""
+
+# Best first, with what each needs. The 512-bit form also shuffles bytes, hence avx512bw.
+_AES_NEEDS = {
+    "vaes512": {"aes", "vaes", "avx512f", "avx512bw"},
+    "vaes256": {"aes", "vaes", "avx2"},
+    "aesni": {"aes", "ssse3"},
+}
+AES_VARIANTS = (*_AES_NEEDS, OPENSSL)
+
+
+@cache
+def target_features() -> frozenset[str]:
+    """Return the CPU features that kernels may use: those that numba compiles for and we have.
+
+    Empty where numba is told to compile for another CPU, or not to compile at all.
+    """
+    import llvmlite.binding as llvm
+    from numba.core import config
+
+    if config.DISABLE_JIT or config.CPU_NAME not in (None, "host"):
+        return frozenset()
+    try:
+        host = {name for name, here in llvm.get_host_cpu_features().items() if here}
+    except RuntimeError:
+        return frozenset()  # LLVM cannot tell on this system
+    if config.CPU_FEATURES is not None:
+        host &= {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
+    return frozenset(host)
+
+
+@cache
+def aes_variants() -> tuple[str, ...]:
+    """Name the variants of the mask kernel that this host can run, best first.
+
+    "openssl" is always among them.
+    """
+    here = target_features()
+    return (*(name for name, needs in _AES_NEEDS.items() if needs <= here), OPENSSL)
+
+
+@cache
+def aes_variant() -> str:
+    """Name the variant of the mask kernel that this process uses.
+
+    It is the best one, or the one that the environment variable SECAGG_AES names. Raises
+    ValueError where that is none of AES_VARIANTS or cannot run here.
+    """
+    forced = os.environ.get(AES_ENVIRONMENT)
+    if not forced:
+        return aes_variants()[0]
+    return check_aes_variant(forced, AES_ENVIRONMENT)
+
+
+def check_aes_variant(name: str, where: str) -> str:
+    """Return `name`, or raise ValueError (naming `where` it was given) if it cannot run here."""
+    if name not in AES_VARIANTS:
+        raise ValueError(f"{where} must be one of {', '.join(AES_VARIANTS)}")
+    if name not in aes_variants():
+        raise ValueError(
+            f"{where} names {name}, which this host cannot run; it can run "
+            f"{', '.join(aes_variants())}"
+        )
+    return name
