@@ -24,17 +24,20 @@ def check_array(
 
     Raises ValueError naming the argument and the rule that was broken.
     """
-    wanted = " or ".join(d.name for d in dtypes)
     if not isinstance(value, np.ndarray):
-        raise ValueError(f"{name} must be a numpy array of {wanted}")
+        raise ValueError(f"{name} must be a numpy array of {_names(dtypes)}")
     if value.dtype not in dtypes:
-        raise ValueError(f"{name} must have dtype {wanted}, not {value.dtype}")
+        raise ValueError(f"{name} must have dtype {_names(dtypes)}, not {value.dtype}")
     if value.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimension(s), not {value.ndim}")
     if not (value.flags.c_contiguous and value.flags.aligned):
         raise ValueError(f"{name} must be C-contiguous and aligned")
     if writeable and not value.flags.writeable:
         raise ValueError(f"{name} must be writable")
+
+
+def _names(dtypes: tuple[np.dtype[Any], ...]) -> str:
+    return " or ".join(dtype.name for dtype in dtypes)
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
@@ -46,3 +49,10 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ValueError(f"{name} must be between {low} and {high}")
     return number
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view, so that a kernel is compiled for that kind of array only."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view

@@ -75,7 +75,9 @@ class Keystreams:
         # Those to add come first, so that the kernel has one loop for each sign. Copies, which
         # are writable: a kernel is compiled once more for arrays that are not.
         order = np.argsort(~positive, kind="stable")
-        self._keys, self._nonces, self._signs = keys[order], nonces[order], signs[order]
+        self._keys, self._nonces, self._signs = (
+            np.asarray(rows)[order] for rows in (keys, nonces, signs)
+        )
         self._plus = int(np.count_nonzero(positive))
         self._schedules = np.empty((0, _SCHEDULE), np.uint8)
         if self.variant != features.OPENSSL:
@@ -111,6 +113,7 @@ class Keystreams:
             raise ValueError("positions must lie below 2^63 lanes")
         if not self._count:
             return
+        acc = np.asarray(acc)  # a kernel takes no subclass, such as a mapped file
         if self.variant == features.OPENSSL:
             from . import openssl
 

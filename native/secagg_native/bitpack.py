@@ -5,23 +5,17 @@ j // 8. `offset` always counts coordinates of the packed stream and is a multipl
 it falls on a byte whatever b is.
 """
 
-from collections.abc import Iterator
-from math import gcd
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._checks import LANE_DTYPES, Lanes, check_array, check_integer
+from ._checks import LANE_DTYPES, Lanes, check_array, check_integer, read_only
 
 Readable: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 Writable: TypeAlias = bytearray | memoryview | NDArray[np.uint8]
 
 MAX_COUNT = 1 << 56
-# Tiles of about 65,536 values make each numpy call long enough to pay for itself, and keep the
-# temporaries to a few times 512 KiB whatever the length of the vector.
-TILE_VALUES = 1 << 16
-_WHOLE_BYTES = {8: "u1", 16: "<u2", 32: "<u4", 64: "<u8"}
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -48,23 +42,13 @@ def pack(values: Lanes, bits: int, out: Writable, offset: int = 0) -> None:
     check_array("values", values, LANE_DTYPES, 1)
     bits = _lane_bits(values, bits)
     target = _stretch("out", _bytes("out", out, writeable=True), len(values), bits, offset)
-    if bits in _WHOLE_BYTES:
-        kind = _WHOLE_BYTES[bits]
-        np.copyto(target.view(kind), values, casting="unsafe")
+    if bits == 8 * values.dtype.itemsize:
+        np.copyto(target.view(values.dtype.newbyteorder("<")), values)
         return
-    cols, _ = _group(bits)
-    whole = len(values) // cols * cols
-    step = max(1, TILE_VALUES // cols) * cols
-    for low in range(0, whole, step):
-        tile = values[low : min(low + step, whole)]
-        at = low * bits // 8
-        packed = _pack_groups(tile, bits)
-        target[at : at + len(packed)] = packed
-    if whole < len(values):
-        tail = np.zeros(cols, np.uint64)
-        tail[: len(values) - whole] = values[whole:]
-        rest = target[whole * bits // 8 :]
-        rest[:] = _pack_groups(tail, bits)[: len(rest)]
+
+    from .kernels import bitpack as kernels
+
+    kernels.pack(read_only(values), target, bits)
 
 
 def unpack(data: Readable, bits: int, out: Lanes, offset: int = 0) -> None:
@@ -77,19 +61,30 @@ def unpack(data: Readable, bits: int, out: Lanes, offset: int = 0) -> None:
     Raises ValueError for a wrong dtype, layout, bits or offset, or `data` that is too short.
     """
     check_array("out", out, LANE_DTYPES, 1, writeable=True)
-    for target, values in _tiles(out, data, bits, offset):
-        np.copyto(target, values, casting="unsafe")
+    bits = _lane_bits(out, bits)
+    stream = _stretch("data", _bytes("data", data), len(out), bits, offset)
+    if bits == 8 * out.dtype.itemsize:
+        np.copyto(out, stream.view(out.dtype.newbyteorder("<")))
+        return
+
+    from .kernels import bitpack as kernels
+
+    kernels.unpack(np.asarray(out), stream, bits, False)
 
 
 def unpack_add(acc: Lanes, data: Readable, bits: int, offset: int = 0) -> None:
     """Add the packed values of `data` to `acc`, in place, modulo 2^16, 2^32 or 2^64.
 
-    As `unpack`, but acc[i] += value[offset + i]; memory stays at one tile whatever the length.
+    As `unpack`, but acc[i] += value[offset + i]; nothing is allocated, whatever the length.
     Raises ValueError as `unpack` does; `acc` is then unchanged.
     """
     check_array("acc", acc, LANE_DTYPES, 1, writeable=True)
-    for target, values in _tiles(acc, data, bits, offset):
-        np.add(target, values, out=target, casting="unsafe")
+    bits = _lane_bits(acc, bits)
+    stream = _stretch("data", _bytes("data", data), len(acc), bits, offset)
+
+    from .kernels import bitpack as kernels
+
+    kernels.unpack(np.asarray(acc), stream, bits, True)
 
 
 def check_padding(data: Readable, count: int, bits: int) -> None:
@@ -107,68 +102,6 @@ def check_padding(data: Readable, count: int, bits: int) -> None:
         raise ValueError("unused bits of the packed data must be zero")
 
 
-def _group(bits: int) -> tuple[int, int]:
-    """Return the smallest (values, 64-bit words) that hold the same number of bits."""
-    common = gcd(bits, 64)
-    return 64 // common, bits // common
-
-
-def _pack_groups(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Pack a whole number of groups: one column of values after the other, over all groups."""
-    cols, words = _group(bits)
-    groups = len(values) // cols
-    columns = np.empty((cols, groups), np.uint64)
-    np.copyto(columns, values.reshape(groups, cols).T)
-    columns &= np.uint64((1 << bits) - 1)
-    packed = np.zeros((words, groups), np.uint64)
-    for j in range(cols):
-        word, shift = divmod(j * bits, 64)
-        packed[word] |= columns[j] << np.uint64(shift)
-        if shift + bits > 64:
-            packed[word + 1] |= columns[j] >> np.uint64(64 - shift)
-    return np.ascontiguousarray(packed.T, "<u8").view(np.uint8).reshape(-1)
-
-
-def _unpack_groups(stream: NDArray[np.uint8], bits: int) -> NDArray[np.uint64]:
-    """Unpack a whole number of groups into uint64 [groups, values of a group]."""
-    cols, words = _group(bits)
-    packed = stream.view("<u8").reshape(-1, words).T.astype(np.uint64, order="C")
-    columns = np.empty((cols, packed.shape[1]), np.uint64)
-    for j in range(cols):
-        word, shift = divmod(j * bits, 64)
-        np.right_shift(packed[word], np.uint64(shift), out=columns[j])
-        if shift + bits > 64:
-            columns[j] |= packed[word + 1] << np.uint64(64 - shift)
-    columns &= np.uint64((1 << bits) - 1)
-    return columns.T
-
-
-def _tiles(
-    lanes: Lanes, data: Readable, bits: int, offset: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield (view of `lanes`, unpacked values of the same shape), tile by tile.
-
-    All checks come before the first tile, so that a refused call has changed nothing.
-    """
-    bits = _lane_bits(lanes, bits)
-    stream = _stretch("data", _bytes("data", data), len(lanes), bits, offset)
-    if bits in _WHOLE_BYTES:
-        yield lanes, stream.view(_WHOLE_BYTES[bits])
-        return
-    cols, _ = _group(bits)
-    whole = len(lanes) // cols * cols
-    step = max(1, TILE_VALUES // cols) * cols
-    for low in range(0, whole, step):
-        high = min(low + step, whole)
-        tile = stream[low * bits // 8 : high * bits // 8]
-        yield lanes[low:high].reshape(-1, cols), _unpack_groups(tile, bits)
-    if whole < len(lanes):
-        rest = stream[whole * bits // 8 :]
-        tail = np.zeros(cols * bits // 8, np.uint8)
-        tail[: len(rest)] = rest
-        yield lanes[whole:], _unpack_groups(tail, bits)[0, : len(lanes) - whole]
-
-
 def _lane_bits(lanes: Lanes, bits: int) -> int:
     width = check_integer("bits", bits, 1, 64)
     if width > 8 * lanes.dtype.itemsize:
@@ -177,7 +110,7 @@ def _lane_bits(lanes: Lanes, bits: int) -> int:
 
 
 def _bytes(name: str, data: object, *, writeable: bool = False) -> NDArray[np.uint8]:
-    """View a buffer of bytes as uint8 [n], or raise ValueError."""
+    """View a buffer of bytes as uint8 [n], read-only unless `writeable`, or raise ValueError."""
     try:
         view = memoryview(data)  # type: ignore[arg-type]
     except (TypeError, BufferError, ValueError):
@@ -186,7 +119,8 @@ def _bytes(name: str, data: object, *, writeable: bool = False) -> NDArray[np.ui
         raise ValueError(f"{name} must be a contiguous one-dimensional buffer of bytes")
     if writeable and view.readonly:
         raise ValueError(f"{name} must be writable")
-    return np.frombuffer(view, np.uint8)
+    # A kernel is compiled once more for arrays that are writable, so none that it reads is.
+    return np.frombuffer(view if writeable else view.toreadonly(), np.uint8)
 
 
 def _stretch(

@@ -7,15 +7,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._checks import LANE_DTYPES, check_array, check_integer
-from .aes_ctr import MAX_POSITION, add_keystreams, key_row
+from ._checks import LANE_DTYPES, check_array, check_integer, read_only
+from .aes_ctr import MAX_POSITION, one
 
 MAX_LIMIT = 1 << 62
-TILE_VALUES = 1 << 14
+# A tile of the keystream is 256 KiB: it stays in a core's second-level cache, and is long enough
+# that calling the kernels costs little beside it.
+TILE_VALUES = 1 << 16
 
 _REALS = (np.dtype(np.float32), np.dtype(np.float64))
 _INT64 = np.dtype(np.int64)
 _FLOAT64 = (np.dtype(np.float64),)
+# For each kind of float: all bits but the sign, and infinity. Without its sign, a pattern below
+# infinity is finite, and one above it is NaN.
+_PATTERNS: dict[np.dtype[Any], tuple[np.unsignedinteger[Any], int]] = {
+    np.dtype(np.float32): (np.uint32(0x7FFFFFFF), 0x7F800000),
+    np.dtype(np.float64): (np.uint64(0x7FFFFFFFFFFFFFFF), 0x7FF0000000000000),
+}
 
 
 def quantise(
@@ -53,49 +61,50 @@ def quantise(
     scale = _scale(scale)
     limit = check_integer("limit", limit, 1, MAX_LIMIT)
     if mode == "stochastic":
-        keys, nonces = key_row(key, nonce)
+        stream = one(key, nonce)
         start = check_integer("start", start, 0, MAX_POSITION - len(x))
     elif mode != "nearest":
         raise ValueError('mode must be "stochastic" or "nearest"')
-    if not is_finite(x):
+    x, out = read_only(x), np.asarray(out)
+    if not _is_finite(x):
         raise ValueError("x has non-finite values")
 
+    from .kernels import quantise as kernels
+
     top = _largest_float(limit)
-    plus = np.ones(1, np.int8)
-    y = np.empty(min(len(x), TILE_VALUES), np.float64)
-    lanes = np.empty(len(y), np.uint32)
+    if mode == "nearest":
+        kernels.nearest(x, out, scale, top)
+        return
+    lanes = np.empty(min(len(x), TILE_VALUES), np.uint32)
     for low in range(0, len(x), TILE_VALUES):
-        tile = x[low : low + TILE_VALUES]
-        n = len(tile)
-        # A product beyond the largest float64 becomes infinite and is clamped like any other.
-        with np.errstate(over="ignore", under="ignore"):
-            np.multiply(tile, np.float64(scale), out=y[:n], dtype=np.float64)
-        np.clip(y[:n], -top, top, out=y[:n])
-        if mode == "nearest":
-            q = np.rint(y[:n]).astype(np.int64)
-        else:
-            floor = np.floor(y[:n])
-            # The threshold is at most 2^32: y - floor rounds to 1 for a tiny negative y.
-            threshold = ((y[:n] - floor) * 4294967296.0).astype(np.int64)
-            lanes[:n] = 0
-            add_keystreams(lanes[:n], keys, nonces, plus, start + low)
-            q = floor.astype(np.int64)
-            q += lanes[:n] < threshold
-        np.copyto(out[low : low + n], q, casting="unsafe")
+        tile = slice(low, low + TILE_VALUES)
+        part = lanes[: len(x) - low]
+        part[:] = 0
+        stream.add_to(part, start + low)
+        kernels.stochastic(x[tile], part, out[tile], scale, top)
 
 
 def dequantise(total: NDArray[np.int64], out: NDArray[np.float64], *, scale: float) -> None:
     """Write float64(total) / scale into `out`: levels back to the units of x.
 
-    `total`: int64 [n]; `out`: float64 [n]. Integers beyond 2^53 are first rounded to float64.
-    Raises ValueError for a wrong dtype, shape or layout, or a scale that is not positive.
+    `total`: int64 [n]; `out`: float64 [n], apart from `total` in memory or exactly the same
+    memory: dequantise(total, total.view(np.float64), scale=scale) needs none of its own, and
+    `total` is then overwritten. Integers beyond 2^53 are first rounded to float64.
+
+    Raises ValueError for a wrong dtype, shape or layout, arrays that overlap in any other way, or
+    a scale that is not positive; nothing is then written.
     """
     check_array("total", total, (_INT64,), 1)
     check_array("out", out, _FLOAT64, 1, writeable=True)
     if len(total) != len(out):
         raise ValueError("total and out must have the same length")
-    with np.errstate(over="ignore", under="ignore"):
-        np.divide(total, _scale(scale), out=out)
+    scale = _scale(scale)
+    if np.may_share_memory(total, out) and _address(total) != _address(out):
+        raise ValueError("total and out must be apart in memory, or the same memory")
+
+    from .kernels import quantise as kernels
+
+    kernels.reals(read_only(total), np.asarray(out), scale)
 
 
 def is_finite(x: NDArray[np.floating[Any]]) -> bool:
@@ -104,9 +113,18 @@ def is_finite(x: NDArray[np.floating[Any]]) -> bool:
     Raises ValueError for a wrong dtype, shape or layout.
     """
     check_array("x", x, _REALS, 1)
-    return all(
-        bool(np.isfinite(x[low : low + TILE_VALUES]).all()) for low in range(0, len(x), TILE_VALUES)
-    )
+    return _is_finite(read_only(x))
+
+
+def _is_finite(x: NDArray[np.floating[Any]]) -> bool:
+    from .kernels import quantise as kernels
+
+    magnitude, infinity = _PATTERNS[x.dtype]
+    return bool(kernels.largest(x.view(magnitude.dtype), magnitude) < infinity)
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _scale(scale: float) -> float:

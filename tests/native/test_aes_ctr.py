@@ -440,3 +440,9 @@ def test_import_is_light():
     )
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_mapped_file_is_an_accumulator(variant, tmp_path):
+    acc = np.memmap(tmp_path / "acc", np.uint32, "w+", shape=(1000,))
+    add_keystreams(acc, *arrays([(bytes(16), bytes(8))], [1]))
+    assert np.array_equal(acc, keystream(bytes(16), bytes(8), 1000, np.uint32))

@@ -1,6 +1,11 @@
 """Quantisation against exact fractions and an independent keystream."""
 
+import importlib
 import math
+import os
+import platform
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg_native.quantise import dequantise, is_finite, quantise
+from secagg_native.quantise import TILE_VALUES, dequantise, is_finite, quantise
 
 KEY, NONCE = bytes(range(16)), bytes(range(8))
 OUTS = [np.uint16, np.uint32, np.uint64, np.int64]
@@ -70,9 +75,46 @@ def test_against_the_oracle(values, single, scale, limit, start, out, mode):
     assert [int(g) % modulus for g in got] == [w % modulus for w in want]
 
 
+TINY = [5e-324, 2.0**-1074, 2.0**-1022, 1e-300, 2.0**-54, 2.0**-53, 2.0**-33, 2.0**-32]
+NEAR = [math.nextafter(k, side) for k in (0.5, 1.0, 3.0, 2.0**20) for side in (0, math.inf)]
+LARGE = [2.0**51 + 0.5, 2.0**52 - 0.5, 2.0**53 - 1, 2.0**61, 2.0**62, 1e19, 3e38, 1.7e308]
+EDGES = [sign * v for v in (0.0, 0.5, 1.5, 2.5, *TINY, *NEAR, *LARGE) for sign in (1, -1)]
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 1e-3, 2.0**40 / 3, 1.7e308, 5e-324])
+@pytest.mark.parametrize("limit", [1, 1000, (1 << 53) + 1, (1 << 62) - 1, 1 << 62])
+def test_edges_against_the_oracle(real, scale, limit):
+    """Twice and a bit, so that the edges meet both the vector loop and what remains after it."""
+    with np.errstate(over="ignore"):
+        x = np.array(EDGES, real)
+    x = np.resize(x[np.isfinite(x)], 2 * len(EDGES) + 3)
+    for mode in ("stochastic", "nearest"):
+        lanes = keystream32(9, len(x)) if mode == "stochastic" else [None] * len(x)
+        want = [oracle(v, scale, limit, z) for v, z in zip(x, lanes, strict=True)]
+        for out in OUTS:
+            got = run(x, out, scale=scale, limit=limit, start=9, mode=mode)
+            modulus = 1 << 8 * got.itemsize
+            assert [int(g) % modulus for g in got] == [w % modulus for w in want]
+
+
+def test_the_product_is_rounded_first():
+    """At 2^50 levels a fused multiply and subtract would see more of the fraction than y has."""
+    x = np.random.default_rng(8).normal(size=500)
+    scale = 2.0**50 / 3
+    lanes = keystream32(0, len(x))
+    fused = []
+    for v, z in zip(x.tolist(), lanes, strict=True):
+        floor = math.floor(v * scale)
+        fused.append(floor + (z < math.floor((Fraction(v) * Fraction(scale) - floor) * 2**32)))
+    got = run(x, scale=scale, limit=1 << 60).tolist()
+    assert got == [oracle(v, scale, 1 << 60, z) for v, z in zip(x, lanes, strict=True)]
+    assert got != fused
+
+
 @pytest.mark.parametrize("mode", ["stochastic", "nearest"])
 def test_tiles_give_what_the_whole_gives(mode):
-    x = np.random.default_rng(5).normal(size=40_001).astype(np.float32)
+    x = np.random.default_rng(5).normal(size=2 * TILE_VALUES + 9_001).astype(np.float32)
     whole = run(x, np.uint32, scale=100.0, mode=mode, start=3)
     assert np.array_equal(whole, run(x, np.uint32, scale=100.0, mode=mode, start=3))
     parts = [
@@ -143,6 +185,24 @@ def test_non_finite_is_refused_and_nothing_written(bad, real, mode):
     assert not is_finite(x)
     assert is_finite(x[:-1])
     assert is_finite(x[:0])
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_non_finite_is_found_anywhere(real):
+    """Every place of the vector loop and of what remains after it, and every pattern of NaN."""
+    word = np.dtype(f"u{np.dtype(real).itemsize}")
+    infinity = int(np.array(math.inf, real).view(word))
+    sign = 1 << (8 * word.itemsize - 1)
+    largest = np.array([infinity - 1, infinity - 1 | sign, 0, sign, 1], word)
+    for n in (1, 7, 64, 131):
+        x = np.resize(largest, n).view(real)
+        assert is_finite(x)
+        for at in range(n):
+            for bad in (infinity, infinity + 1, sign - 1):
+                for pattern in (bad, bad | sign):
+                    y = x.copy()
+                    y.view(word)[at] = pattern
+                    assert not is_finite(y)
 
 
 def frozen(dtype):
@@ -224,6 +284,64 @@ def test_dequantise(totals, scale):
 def test_dequantise_refuses(total, out, scale):
     with pytest.raises(ValueError, match=r"total|out|scale"):
         dequantise(total, out, scale=scale)
+
+
+def test_dequantise_in_place():
+    """The same memory, from its first byte on, is the one overlap that is allowed."""
+    for n in (0, 1, 7, 64, 1001):
+        total = np.random.default_rng(n).integers(-(1 << 63), (1 << 63) - 1, n)
+        want = [float(t) / 12.5 for t in total.tolist()]
+        out = total.view(np.float64)
+        dequantise(total, out, scale=12.5)
+        assert out.tolist() == want
+
+
+@pytest.mark.parametrize("skip", [1, 3])
+def test_dequantise_refuses_other_overlaps(skip):
+    memory = np.arange(20)
+    for total, out in (
+        (memory[skip:], memory[:-skip].view(np.float64)),
+        (memory[:-skip], memory[skip:].view(np.float64)),
+    ):
+        with pytest.raises(ValueError, match="same memory"):
+            dequantise(total, out, scale=1.0)
+    assert memory.tolist() == list(range(20))
+    dequantise(memory[:10], memory[10:].view(np.float64), scale=2.0)
+    assert memory[10:].view(np.float64).tolist() == [i / 2 for i in range(10)]
+
+
+def test_read_only_and_mapped_arrays(tmp_path):
+    """They are quantised as others are, by the code compiled for those."""
+    kernels = importlib.import_module("secagg_native.kernels.quantise")
+    values = np.random.default_rng(2).normal(size=50)
+    want = run(values, scale=10.0)
+    before = [len(k.signatures) for k in (kernels.stochastic, kernels.largest)]
+    fixed = values.copy()
+    fixed.flags.writeable = False
+    assert np.array_equal(run(fixed, scale=10.0), want)
+    mapped = np.memmap(tmp_path / "x", np.float64, "w+", shape=(50,))
+    mapped[:] = values
+    assert np.array_equal(run(mapped, scale=10.0), want)
+    assert [len(k.signatures) for k in (kernels.stochastic, kernels.largest)] == before
+    assert values.flags.writeable
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names an x86 target")
+@pytest.mark.parametrize("name", ["bitpack", "quantise"])
+def test_the_plainest_target_gives_the_same(name, tmp_path):
+    """LLVM lays vectors out otherwise where it may use SSE2 alone, as on the oldest hosts."""
+    plain = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    here = {k: v for k, v in os.environ.items() if k != "SECAGG_AES"}
+    file = __file__.replace("test_quantise", f"test_{name}")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", file],
+        env=here | plain,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_is_finite_refuses_other_arrays():
