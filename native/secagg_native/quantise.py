@@ -11,9 +11,9 @@ from ._checks import LANE_DTYPES, check_array, check_integer, read_only
 from .aes_ctr import MAX_POSITION, one
 
 MAX_LIMIT = 1 << 62
-# A tile of the keystream is 256 KiB: it stays in a core's second-level cache, and is long enough
+# A tile of the keystream is 512 KiB: it stays in a core's second-level cache, and is long enough
 # that calling the kernels costs little beside it.
-TILE_VALUES = 1 << 16
+TILE_VALUES = 1 << 17
 
 _REALS = (np.dtype(np.float32), np.dtype(np.float64))
 _INT64 = np.dtype(np.int64)
@@ -54,34 +54,62 @@ def quantise(
     Raises ValueError for a wrong dtype, shape, layout or argument, and for NaN or infinity in
     `x` ("non-finite"); nothing is then written.
     """
-    check_array("x", x, _REALS, 1)
-    check_array("out", out, (*LANE_DTYPES, _INT64), 1, writeable=True)
-    if len(x) != len(out):
-        raise ValueError("x and out must have the same length")
-    scale = _scale(scale)
-    limit = check_integer("limit", limit, 1, MAX_LIMIT)
-    if mode == "stochastic":
-        stream = one(key, nonce)
+    rounding = Rounding(scale=scale, limit=limit, key=key, nonce=nonce, mode=mode)
+    rounding.write(x, out, start if mode == "stochastic" else 0)
+
+
+class Rounding:
+    """A rounding of reals to integers, prepared once and applied to any stretch of a vector.
+
+    The arguments are those of `quantise`, which is the same for one stretch. Raises ValueError
+    for an argument that is out of range.
+    """
+
+    __slots__ = ("_scale", "_stream", "_top")
+
+    def __init__(
+        self,
+        *,
+        scale: float,
+        limit: int,
+        key: bytes,
+        nonce: bytes,
+        mode: Literal["stochastic", "nearest"],
+    ) -> None:
+        self._scale = _scale(scale)
+        self._top = _largest_float(check_integer("limit", limit, 1, MAX_LIMIT))
+        if mode not in ("stochastic", "nearest"):
+            raise ValueError('mode must be "stochastic" or "nearest"')
+        self._stream = one(key, nonce) if mode == "stochastic" else None
+
+    def write(
+        self, x: NDArray[np.floating[Any]], out: NDArray[np.integer[Any]], start: int
+    ) -> None:
+        """Write the integers of `x`, which begins at coordinate `start`, into `out`.
+
+        Arrays and errors are those of `quantise`.
+        """
+        check_array("x", x, _REALS, 1)
+        check_array("out", out, (*LANE_DTYPES, _INT64), 1, writeable=True)
+        if len(x) != len(out):
+            raise ValueError("x and out must have the same length")
         start = check_integer("start", start, 0, MAX_POSITION - len(x))
-    elif mode != "nearest":
-        raise ValueError('mode must be "stochastic" or "nearest"')
-    x, out = read_only(x), np.asarray(out)
-    if not _is_finite(x):
-        raise ValueError("x has non-finite values")
+        x, out = read_only(x), np.asarray(out)
+        if not _is_finite(x):
+            raise ValueError("x has non-finite values")
 
-    from .kernels import quantise as kernels
+        from .kernels import quantise as kernels
 
-    top = _largest_float(limit)
-    if mode == "nearest":
-        kernels.nearest(x, out, scale, top)
-        return
-    lanes = np.empty(min(len(x), TILE_VALUES), np.uint32)
-    for low in range(0, len(x), TILE_VALUES):
-        tile = slice(low, low + TILE_VALUES)
-        part = lanes[: len(x) - low]
-        part[:] = 0
-        stream.add_to(part, start + low)
-        kernels.stochastic(x[tile], part, out[tile], scale, top)
+        if self._stream is None:
+            kernels.nearest(x, out, self._scale, self._top)
+            return
+        lanes = np.empty(min(len(x), TILE_VALUES), np.uint32)
+        for low in range(0, len(x), TILE_VALUES):
+            tile = slice(low, low + TILE_VALUES)
+            part = lanes[: len(x) - low]
+            part[:] = 0
+            self._stream.add_to(part, start + low)
+            kernels.stochastic(x[tile], part, out[tile], self._scale, self._top)
 
 
 def dequantise(total: NDArray[np.int64], out: NDArray[np.float64], *, scale: float) -> None:
