@@ -1,12 +1,18 @@
-"""Reed-Solomon decoding of Shamir shares: unchecked bodies behind `field.recover_columns`.
+"""Reed-Solomon decoding of Shamir shares: unchecked bodies behind `field.recover_secrets`.
 
-The shares of one secret are a codeword of a Reed-Solomon code of length n and dimension t, so up
-to floor((n - t)/2) wrong shares are found. Errors are located from the syndromes by the
-Berlekamp-Massey algorithm (Massey, "Shift-register synthesis and BCH decoding", IEEE Trans. IT
-15, 1969); every answer is then verified by encoding it again, so soundness does not rest on it.
+The shares of one limb are a codeword of a Reed-Solomon code of length n and dimension t, so up to
+floor((n - t)/2) wrong holders are found. Errors are located from the syndromes by the
+Berlekamp-Massey algorithm (McEliece and Sarwate, CACM 24, 1981; Massey, IEEE Trans. IT 15, 1969).
+
+Two random projections keep this far from n*t products for each limb. Whether a column is a codeword
+is asked of two random codewords of the dual code, which cost n products each; and the errors of
+many columns are located at once, in a random combination of them, whose errors sit wherever one of
+the columns has one. Every answer, however it was found, is verified with dual codewords drawn after
+it, so soundness does not rest on how errors were located. A column that is no codeword passes with
+a chance below 2^-119, whatever its sender knows: the numbers come from the operating system.
 """
 
-from collections.abc import Sequence
+import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,125 +21,112 @@ from . import _gf61 as gf
 from ._gf61 import PRIME, Elements
 
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+
+_P = np.uint64(PRIME)
+_DUAL_CODEWORDS = 2
+# More parts find many sets of wrong holders sooner, fewer parts a single secret that is spoilt.
+_PARTS = 8
 
 
-def transfer(base: Elements, targets: Elements) -> Elements:
-    """Return the matrix [r, t] that takes values at `base` [t] to values at `targets` [r].
+def decode(points: Elements, shares: Elements, threshold: int) -> tuple[Elements, Mask, Mask]:
+    """Decode each secret of `shares` [n, s, l], its l limbs together.
 
-    It belongs to the polynomials of degree below t; no target may lie in `base`. Each entry is
-    l(target) * w / (target - base), the barycentric form of Lagrange's formula.
+    Returns (limbs [s, l], wrong [n, s], decoded [s]); the entries of a secret that does not
+    decode are zero and False. Errors are located once where those of all secrets together lie
+    within the radius; otherwise the secrets are parted, so that whatever the shares are, there
+    are fewer than 2s locations of O(n * (n - threshold)) products each.
     """
-    weights = barycentric(base)
-    differences = gf.sub(targets[:, None], base[None, :])
-    inverses = gf.inv(differences.reshape(-1)).reshape(differences.shape)
-    nodal = gf.product(np.ascontiguousarray(differences.T))
-    return gf.mul(gf.mul(inverses, weights), nodal[:, None])
+    n, count, _ = shares.shape
+    redundancy = n - threshold
+    weights = gf.barycentric(points)
+    values, decoded = _through(points, weights, redundancy, shares)
+    values[~decoded] = 0
+    wrong = np.zeros((n, count), np.bool_)
+    pending = [] if decoded.all() else [np.flatnonzero(~decoded)]
+    while pending:
+        members = pending.pop()
+        block = shares if len(members) == count else np.ascontiguousarray(shares[:, members])
+        left = members
+        located = _locate(points, weights, redundancy, block)
+        if located is not None:
+            rows, locator = located
+            # The locator is zero at the wrong holders, and takes them out of the code.
+            fewer = gf.mul(weights, locator)
+            found, passed = _through(points, fewer, redundancy - len(rows), block)
+            values[members[passed]] = found[passed]
+            decoded[members[passed]] = True
+            # Holders who were located in one secret alone are wrong in that one.
+            marks = (
+                _wrong(points, fewer, rows, block if passed.all() else block[:, passed])
+                if len(members) > 1
+                else True
+            )
+            wrong[np.ix_(rows, members[passed])] = marks
+            left = members[~passed]
+        if len(members) > 1:
+            pending += [part for part in np.array_split(left, _PARTS) if len(part)]
+    return values, wrong, decoded
 
 
-def barycentric(points: Elements) -> Elements:
-    """Return 1 / prod_{k != j}(x_j - x_k) for each of the distinct points [n]."""
-    differences = gf.sub(points[None, :], points[:, None])
-    np.fill_diagonal(differences, 1)
-    return gf.inv(gf.product(differences))
+def _through(
+    points: Elements, weights: Elements, redundancy: int, shares: Elements
+) -> tuple[Elements, Mask]:
+    """Return the secrets [s, l] through the holders whose weight is not zero, and which are right.
 
-
-def decode(
-    points: Elements, shares: Elements, threshold: int
-) -> tuple[Elements, Mask, tuple[int, ...]]:
-    """Decode each column of `shares` [n, m] on its own.
-
-    Returns (secrets [m], wrong [n, m], indices of the columns that did not decode); the entries
-    of such columns are zero and False.
+    `shares`: [n, s, l]. A secret is right where each limb is orthogonal to random codewords of the
+    dual code, which are weight * g(x) with deg g < redundancy.
     """
-    n, m = shares.shape
-    radius = (n - threshold) // 2
-    secret = np.zeros(m, np.uint64)
-    wrong = np.zeros((n, m), np.bool_)
-
-    def attempt(columns: NDArray[np.intp], suspects: Mask) -> NDArray[np.intp]:
-        """Interpolate through holders that are not suspects; return the columns left over.
-
-        A polynomial that agrees with all but `radius` shares is the only one that does.
-        """
-        base = np.flatnonzero(~suspects)[:threshold]
-        others = np.setdiff1d(np.arange(n), base)
-        targets = np.concatenate((np.zeros(1, np.uint64), points[others]))
-        matrix = transfer(points[base], targets)
-        values = gf.matmul(matrix, shares[np.ix_(base, columns)])
-        differs = values[1:] != shares[np.ix_(others, columns)]
-        decoded = differs.sum(axis=0) <= radius
-        secret[columns[decoded]] = values[0, decoded]
-        wrong[np.ix_(others, columns[decoded])] = differs[:, decoded]
-        left: NDArray[np.intp] = columns[~decoded]
-        return left
-
-    failed: list[int] = []
-    suspects = np.zeros(n, np.bool_)
-    pending = attempt(np.arange(m), suspects)
-    checks = parity_checks(points, n - threshold) if len(pending) else None
-    while checks is not None and len(pending):
-        column = int(pending[0])
-        errors = locate_errors(points, checks, shares[:, column], radius)
-        if errors is not None:
-            # A liar usually lies in every column, so what one column taught is tried on all.
-            suspects = suspects | errors
-            if n - np.count_nonzero(suspects) < threshold:
-                suspects = errors
-            pending = attempt(pending, suspects)
-        if len(pending) and pending[0] == column:
-            failed.append(column)
-            pending = pending[1:]
-    return secret, wrong, tuple(failed)
+    n, count, limbs = shares.shape
+    checks = _DUAL_CODEWORDS if redundancy else 0
+    rows = np.empty((1 + checks, n), np.uint64)
+    rows[:1] = gf.lagrange(points, weights, np.zeros(1, np.uint64))
+    if checks:
+        values = gf.evaluate(_random(checks * redundancy).reshape(checks, redundancy), points)
+        for row, column in zip(rows[1:], values.T, strict=True):
+            row[:] = gf.mul(weights, np.ascontiguousarray(column))
+    product = gf.matmul(rows, shares.reshape(n, count * limbs)).reshape(1 + checks, count, limbs)
+    right: Mask = np.all(product[1:] == 0, axis=(0, 2))
+    return product[0], right
 
 
-def parity_checks(points: Elements, count: int) -> Elements:
-    """Return the matrix [count, n] whose product with every codeword is zero.
+def _locate(
+    points: Elements, weights: Elements, redundancy: int, block: Elements
+) -> tuple[Rows, Elements] | None:
+    """Return the holders who gave any wrong share of `block` [n, s, l], if few enough did.
 
-    Row k holds x_i^k / prod_{j != i}(x_i - x_j).
+    With them comes their locator [n], prod_e(x - x_e) at the points.
     """
-    rows = np.empty((count, len(points)), np.uint64)
-    row = barycentric(points)
-    for k in range(count):
-        rows[k] = row
-        row = gf.mul(row, points)
-    return rows
-
-
-def locate_errors(points: Elements, checks: Elements, column: Elements, radius: int) -> Mask | None:
-    """Return which shares of one column are wrong, or None where at most `radius` cannot be."""
-    syndromes = gf.matmul(checks, column[:, None])[:, 0]
-    locator = shortest_recurrence(syndromes.tolist())
-    count = len(locator) - 1
-    if count > radius:
+    radius = redundancy // 2
+    if radius == 0:
         return None
-    # The wrong points are the roots of the reversed locator.
-    value = np.ones(len(points), np.uint64)
-    for coefficient in locator[1:]:
-        value = gf.mul_add(value, points, np.uint64(coefficient))
-    errors = value == 0
-    return errors if np.count_nonzero(errors) == count else None
+    columns = block.reshape(len(points), -1)
+    combination = gf.combine(columns, _random(columns.shape[1]))
+    syndromes = gf.syndromes(points, gf.mul(weights, combination), redundancy)
+    recurrence = gf.shortest_recurrence(syndromes, radius)
+    if recurrence is None:
+        return None
+    locator = gf.evaluate(np.ascontiguousarray(recurrence[None, ::-1]), points)[:, 0]
+    rows = np.flatnonzero(locator == 0)
+    return (rows, np.ascontiguousarray(locator)) if len(rows) == len(recurrence) - 1 else None
 
 
-def shortest_recurrence(sequence: Sequence[int]) -> list[int]:
-    """Return [1, c_1, ..., c_L], L least, with s_n + c_1 s_(n-1) + ... + c_L s_(n-L) = 0 mod p.
+def _wrong(points: Elements, weights: Elements, rows: Rows, block: Elements) -> Mask:
+    """Return which shares [r, s] of the holders `rows` are not on the polynomials of the others.
 
-    Berlekamp-Massey over GF(p) in Python integers, O(len(sequence)^2).
+    `block`: [n, s, l]. Limbs are compared in a random combination, in which errors of several limbs
+    cancel each other with a chance below 2^-60.
     """
-    current, previous = [1], [1]
-    length, gap, last = 0, 1, 1
-    for n, item in enumerate(sequence):
-        terms = zip(current[1 : length + 1], sequence[n - length : n][::-1], strict=False)
-        discrepancy = (item + sum(c * s for c, s in terms)) % PRIME
-        if not discrepancy:
-            gap += 1
-            continue
-        factor = discrepancy * pow(last, -1, PRIME) % PRIME
-        longer = current + [0] * (len(previous) + gap - len(current))
-        for i, c in enumerate(previous, gap):
-            longer[i] = (longer[i] - factor * c) % PRIME
-        if 2 * length <= n:
-            length, gap, previous, last = n + 1 - length, 1, current, discrepancy
-        else:
-            gap += 1
-        current = longer
-    return (current + [0] * length)[: length + 1]
+    n, count, limbs = block.shape
+    shares = np.ascontiguousarray(block).reshape(n * count, limbs)
+    if limbs > 1:
+        shares = gf.combine(shares, _random(limbs))
+    shares = shares.reshape(n, count)
+    expected = gf.matmul(gf.lagrange(points, weights, points[rows]), shares)
+    different: Mask = expected != shares[rows]
+    return different
+
+
+def _random(count: int) -> Elements:
+    """Return elements [count] that nobody can foresee, each value with a chance below 2^-60."""
+    return np.frombuffer(os.urandom(8 * count), np.uint64) % _P

@@ -75,9 +75,8 @@ class Keystreams:
         # Those to add come first, so that the kernel has one loop for each sign. Copies, which
         # are writable: a kernel is compiled once more for arrays that are not.
         order = np.argsort(~positive, kind="stable")
-        self._keys, self._nonces, self._signs = (
-            np.asarray(rows)[order] for rows in (keys, nonces, signs)
-        )
+        self._keys, self._nonces = np.asarray(keys)[order], np.asarray(nonces)[order]
+        self._signs = np.asarray(signs)[order]
         self._plus = int(np.count_nonzero(positive))
         self._schedules = np.empty((0, _SCHEDULE), np.uint8)
         if self.variant != features.OPENSSL:

@@ -18,31 +18,13 @@ AES_VARIANTS = (*_AES_NEEDS, OPENSSL)
 
 
 @cache
-def target_features() -> frozenset[str]:
-    """Return the CPU features that kernels may use: those that numba compiles for and we have.
-
-    Empty where numba is told to compile for another CPU, or not to compile at all.
-    """
-    import llvmlite.binding as llvm
-    from numba.core import config
-
-    if config.DISABLE_JIT or config.CPU_NAME not in (None, "host"):
-        return frozenset()
-    try:
-        host = {name for name, here in llvm.get_host_cpu_features().items() if here}
-    except RuntimeError:
-        return frozenset()  # LLVM cannot tell on this system
-    if config.CPU_FEATURES is not None:
-        host &= {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
-    return frozenset(host)
-
-
-@cache
 def aes_variants() -> tuple[str, ...]:
     """Name the variants of the mask kernel that this host can run, best first.
 
     "openssl" is always among them.
     """
+    from .kernels._host import target_features
+
     here = target_features()
     return (*(name for name, needs in _AES_NEEDS.items() if needs <= here), OPENSSL)
 

@@ -39,11 +39,9 @@ def split(secrets: Sequence[bytes], sites: Sequence[int], threshold: int, seed: 
     uniform in the field and reproducible from a dump.
     """
     rows = len(secrets) * LIMBS
-    need = rows * (threshold - 1)
-    random = _uniform(seed, need).reshape(rows, threshold - 1)
     coefficients = np.empty((rows, threshold), dtype=np.uint64)
     coefficients[:, 0] = [limb for secret in secrets for limb in _limbs(secret)]
-    coefficients[:, 1:] = random
+    coefficients[:, 1:] = _uniform(seed, rows * (threshold - 1)).reshape(rows, threshold - 1)
     shares = field.split(coefficients, points(sites))
     return shares.reshape(len(sites), len(secrets), LIMBS)
 
@@ -87,37 +85,17 @@ def recover(
     """Secrets from ``shares`` uint64[site, secret, limb], and who gave wrong ones.
 
     Returns one 32-byte secret per column, ``None`` where nothing decodes or a limb is too
-    large, and ``wrong`` bool[site, secret]. Up to half of the shares beyond the threshold may
-    be wrong (Reed-Solomon decoding).
+    large, and ``wrong`` bool[site, secret]. Up to half of the holders beyond the threshold may
+    be wrong about a secret (Reed-Solomon decoding), whose five limbs count together; where
+    nothing decodes, nobody is marked.
     """
-    holders, count, _ = shares.shape
-    columns = np.ascontiguousarray(shares.reshape(holders, count * LIMBS))
-    secrets: list[bytes | None] = []
-    wrong = np.zeros((holders, count), dtype=np.bool_)
-    failed: set[int] = set()
-    at = points(sites)
-    while True:
-        keep = [i for i in range(count * LIMBS) if i // LIMBS not in failed]
-        if not keep:
-            return [None] * count, wrong
-        try:
-            values, bad = field.recover_columns(
-                at, np.ascontiguousarray(columns[:, keep]), threshold
-            )
-            break
-        except field.DecodingError as error:
-            failed |= {keep[i] // LIMBS for i in error.columns}
-    by_column = dict(zip(keep, values.tolist(), strict=True))
-    for position, column in enumerate(keep):
-        wrong[:, column // LIMBS] |= bad[:, position]
-    radius = (holders - threshold) // 2
-    for index in range(count):
-        # A holder's five limbs travel together, so wrong holders are counted over the limbs.
-        if index in failed or int(wrong[:, index].sum()) > radius:
-            secrets.append(None)
-            continue
-        limbs = [by_column[index * LIMBS + i] for i in range(LIMBS)]
-        secrets.append(_join(limbs))
+    limbs, wrong, decoded = field.recover_secrets(
+        points(sites), np.ascontiguousarray(shares), threshold
+    )
+    secrets = [
+        _join(values) if found else None
+        for values, found in zip(limbs.tolist(), decoded.tolist(), strict=True)
+    ]
     return secrets, wrong
 
 

@@ -1,7 +1,6 @@
-"""GF(2^61 - 1), sharing and robust recovery against Python integers."""
+"""GF(2^61 - 1) and Shamir sharing against Python integers."""
 
 import itertools
-import pickle
 import random
 
 import numpy as np
@@ -9,43 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secagg_native import field
-from secagg_native.field import (
-    DecodingError,
-    interpolate,
-    lagrange,
-    recover,
-    recover_columns,
-    reduce_uniform,
-    split,
-)
+from secagg_native import _gf61, field
+from secagg_native.field import lagrange, recover, reduce_uniform, split
+from support.shares import EDGES, ELEMENTS, P, evaluate, instance, interpolate, u64
 
-P = 2**61 - 1
-EDGES = [0, 1, 2, 2**29 - 1, 2**29, 2**32 - 1, 2**32, 2**32 + 1, 2**60, P - 2, P - 1]
-ELEMENTS = st.integers(0, P - 1) | st.sampled_from(EDGES)
-
-
-def u64(values):
-    return np.array(values, np.uint64)
-
-
-def evaluate(coefficients, x):
-    return sum(c * pow(x, j, P) for j, c in enumerate(coefficients)) % P
-
-
-def instance(seed, n, t, m, points=None):
-    rng = random.Random(seed)
-    points = points or rng.sample(range(1, 4 * n), n)
-    coefficients = [[rng.randrange(P) for _ in range(t)] for _ in range(m)]
-    shares = [[evaluate(c, x) for c in coefficients] for x in points]
-    return rng, u64(points), coefficients, u64(shares).reshape(n, m)
-
-
-def spoil(rng, shares, rows, columns):
-    bad = shares.copy()
-    for i, j in itertools.product(rows, columns):
-        bad[i, j] = (int(bad[i, j]) + rng.randrange(1, P)) % P
-    return bad
+ONES = np.ones((3, 2), np.uint64)
 
 
 # --- arithmetic ---
@@ -121,8 +88,8 @@ def test_split_and_any_subset(data, t, extra, m):
     shares = split(u64(coefficients).reshape(m, t), u64(points))
     assert shares.tolist() == [[evaluate(c, x) for c in coefficients] for x in points]
     chosen = data.draw(st.permutations(range(n)))[:t]
-    secret = interpolate(u64(points)[chosen], shares[chosen])
-    assert secret.tolist() == [c[0] for c in coefficients]
+    for values, c in zip(shares[chosen].T.tolist(), coefficients, strict=True):
+        assert interpolate([points[i] for i in chosen], values) == c[0]
 
 
 def test_every_subset_of_a_small_sharing():
@@ -134,10 +101,25 @@ def test_every_subset_of_a_small_sharing():
             assert not wrong.any()
 
 
-def test_split_in_tiles(monkeypatch):
-    monkeypatch.setattr(field, "_TILE", 8)
-    _, points, coefficients, shares = instance(2, 20, 5, 3)
-    assert np.array_equal(split(u64(coefficients), points), shares)
+@pytest.mark.parametrize("t", [1, 2, 3, 4, 5, 8, 9, 67])
+@pytest.mark.parametrize("n", [1, 7, 255, 256, 257, 600])
+def test_split_over_tiles_of_points(n, t):
+    """Every remainder of four coefficients and of a tile of points, at large points and edges."""
+    rng = random.Random(n * t)
+    points = [P - 1 - i if i % 3 else i + 1 for i in range(n)]
+    coefficients = [[rng.choice([*EDGES, rng.randrange(P)]) for _ in range(t)] for _ in range(2)]
+    coefficients.append([P - 1] * t)
+    shares = split(u64(coefficients), u64(points))
+    chosen = rng.sample(range(n), min(n, 40))
+    want = [[evaluate(c, points[i]) for c in coefficients] for i in chosen]
+    assert shares[chosen].tolist() == want
+    assert shares.shape == (n, 3)
+    assert shares.max() < P
+
+
+def test_split_of_nothing():
+    assert split(np.zeros((0, 3), np.uint64), u64([1, 2])).shape == (2, 0)
+    assert split(u64([[1, 2]]), u64([])).shape == (0, 1)
 
 
 @given(data=st.data(), t=st.integers(1, 6), at=ELEMENTS)
@@ -151,184 +133,80 @@ def test_lagrange(data, t, at):
     assert total == evaluate(coefficients, at)
 
 
-def test_matrix_product_in_blocks(monkeypatch):
-    monkeypatch.setattr(field.gf, "_EXACT_TERMS", 7)
-    rng = random.Random(3)
-    a = [[rng.choice([rng.randrange(P), P - 1]) for _ in range(30)] for _ in range(4)]
-    b = [[rng.choice([rng.randrange(P), P - 1]) for _ in range(5)] for _ in range(30)]
-    want = [
-        [sum(x * y for x, y in zip(r, c, strict=True)) % P for c in zip(*b, strict=True)] for r in a
-    ]
-    assert field.gf.matmul(u64(a), u64(b)).tolist() == want
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 4, 5, 7, 8, 30, 67])
+@pytest.mark.parametrize("c", [0, 1, 5, 256, 260])
+def test_matrix_product(k, c):
+    rng = random.Random(k * c)
+    a = [[rng.choice([rng.randrange(P), P - 1, 0]) for _ in range(k)] for _ in range(3)]
+    b = [[rng.choice([rng.randrange(P), P - 1, 0]) for _ in range(c)] for _ in range(k)]
+    want = [[sum(x * b[i][j] for i, x in enumerate(row)) % P for j in range(c)] for row in a]
+    assert _gf61.matmul(u64(a).reshape(3, k), u64(b).reshape(k, c)).tolist() == want
+    for j in range(min(c, 2)):
+        column = u64([row[j] for row in b])
+        assert _gf61.combine(u64(a).reshape(3, k), column).tolist() == [row[j] for row in want]
 
 
-def test_matrix_product_at_its_exact_limit():
-    """Every limb at its largest, over as many terms as one float64 sum may hold, and more."""
-    for k in (2048, 2049):
-        a, b = np.full((1, k), P - 1, np.uint64), np.full((k, 1), P - 1, np.uint64)
-        assert field.gf.matmul(a, b).tolist() == [[k]]
+@pytest.mark.parametrize("value", [P - 1, P - 2, 2**31 - 1, 2**60, 2**61 - 2**31, 1])
+def test_sums_of_products_at_their_limits(value):
+    """Limbs at their largest, where a sum that is reduced late is closest to 2^64."""
+    for k in (4, 2048, 2049):
+        want = value * value * k % P
+        a, b = np.full((1, k), value, np.uint64), np.full((k, 9), value, np.uint64)
+        assert set(_gf61.matmul(a, b)[0].tolist()) == {want}
+        assert _gf61.combine(a, b[:, 0].copy()).tolist() == [want]
+        coefficients = np.full((1, k), value, np.uint64)
+        at = (value * (pow(value, k, P) - 1) * pow(value - 1, -1, P) if value > 1 else k) % P
+        assert split(coefficients, u64([value])).tolist() == [[at]]
+        terms = np.full(k, value, np.uint64)
+        sums = _gf61.syndromes(terms.copy(), terms.copy(), 3).tolist()
+        assert sums == [k * pow(value, e, P) % P for e in (1, 2, 3)]
 
 
-# --- robust recovery ---
-@pytest.mark.parametrize(("n", "t"), [(1, 1), (5, 5), (6, 5), (7, 5), (10, 4), (15, 1), (40, 27)])
-def test_up_to_exactly_the_radius(n, t):
-    radius = (n - t) // 2
-    for errors in range(radius + 1):
-        for seed in range(6):
-            rng, points, coefficients, shares = instance(seed, n, t, 5)
-            rows = rng.sample(range(n), errors)
-            bad = spoil(rng, shares, rows, rng.sample(range(5), rng.randint(1, 5)))
-            secret, wrong = recover(points, bad, t)
-            assert secret.tolist() == [c[0] for c in coefficients]
-            assert sorted(np.flatnonzero(wrong)) == sorted(rows)
+def minimal_recurrence(sequence):
+    """The least L for which some recurrence of length L generates the sequence, and its number of
+    solutions being one or more; by Gaussian elimination, for every L in turn."""
+    n = len(sequence)
+    for length in range(n + 1):
+        rows = [
+            [sequence[i - 1 - j] for j in range(length)] + [-sequence[i] % P]
+            for i in range(length, n)
+        ]
+        rank = 0
+        for column in range(length):
+            pivot = next((r for r in range(rank, len(rows)) if rows[r][column]), None)
+            if pivot is None:
+                continue
+            rows[rank], rows[pivot] = rows[pivot], rows[rank]
+            scale = pow(rows[rank][column], -1, P)
+            rows[rank] = [v * scale % P for v in rows[rank]]
+            for r in range(len(rows)):
+                if r != rank and rows[r][column]:
+                    factor = rows[r][column]
+                    rows[r] = [
+                        (v - factor * w) % P for v, w in zip(rows[r], rows[rank], strict=True)
+                    ]
+            rank += 1
+        if not any(row[length] for row in rows[rank:]):
+            return length
+    raise AssertionError
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data(), t=st.integers(1, 8), extra=st.integers(0, 8), seed=st.integers(0, 999))
-def test_each_column_has_errors_of_its_own(data, t, extra, seed):
-    n, m, radius = t + extra, 4, extra // 2
-    rng, points, coefficients, shares = instance(seed, n, t, m)
-    bad, want = shares.copy(), np.zeros((n, m), bool)
-    for j in range(m):
-        rows = data.draw(st.sets(st.integers(0, n - 1), max_size=radius))
-        bad = spoil(rng, bad, rows, [j])
-        want[list(rows), j] = True
-    secret, wrong = recover_columns(points, bad, t)
-    assert secret.tolist() == [c[0] for c in coefficients]
-    assert np.array_equal(wrong, want)
-    holders = want.any(axis=1)
-    if holders.sum() <= radius:
-        assert np.array_equal(recover(points, bad, t)[1], holders)
-    else:
-        with pytest.raises(DecodingError) as caught:
-            recover(points, bad, t)
-        assert caught.value.columns == tuple(np.flatnonzero(want.any(axis=0)))
-
-
-def test_columns_whose_liars_together_leave_too_few():
-    rng, points, coefficients, shares = instance(7, 12, 6, 4)
-    bad, want = shares.copy(), np.zeros((12, 4), bool)
-    for j in range(4):
-        rows = [3 * j, 3 * j + 1, 3 * j + 2]
-        bad = spoil(rng, bad, rows, [j])
-        want[rows, j] = True
-    secret, wrong = recover_columns(points, bad, 6)
-    assert secret.tolist() == [c[0] for c in coefficients]
-    assert np.array_equal(wrong, want)
-
-
-@pytest.mark.parametrize(("n", "t"), [(6, 5), (8, 5), (10, 4), (40, 27)])
-def test_random_errors_beyond_the_radius_are_refused(n, t):
-    """Beyond the radius no decoder can promise the truth; random errors land near another
-    codeword with a chance of about 2^-61 or less, so these fixed seeds must all be refused."""
-    for seed in range(10):
-        rng, points, _, shares = instance(seed, n, t, 3)
-        rows = rng.sample(range(n), (n - t) // 2 + 1)
-        with pytest.raises(DecodingError) as caught:
-            recover(points, spoil(rng, shares, rows, [1]), t)
-        assert caught.value.columns == (1,)
-
-
-def test_chosen_errors_beyond_the_radius_decode_elsewhere():
-    """The honest limit: enough holders that agree on another polynomial win. Whatever comes back
-    is still a polynomial within the radius of what was given."""
-    n, t = 9, 3
-    _, points, coefficients, shares = instance(4, n, t, 1)
-    other = [(coefficients[0][0] + 1) % P, *coefficients[0][1:]]
-    bad = shares.copy()
-    for i in range(6):
-        bad[i, 0] = evaluate(other, int(points[i]))
-    secret, wrong = recover(points, bad, t)
-    assert secret.tolist() == [other[0]]
-    assert np.flatnonzero(wrong).tolist() == [6, 7, 8]
-
-
-@settings(max_examples=60, deadline=None)
-@given(t=st.integers(1, 6), extra=st.integers(0, 8), errors=st.integers(0, 14), seed=st.integers())
-def test_an_answer_is_always_within_the_radius(t, extra, errors, seed):
-    """Never silently wrong about its own claim: what is not marked lies on one polynomial."""
-    n = t + extra
-    rng, points, _, shares = instance(seed, n, t, 1)
-    # Small errors at consecutive points make agreement with another polynomial likely.
-    bad = shares.copy()
-    for i in rng.sample(range(n), min(errors, n)):
-        bad[i, 0] = (int(bad[i, 0]) + rng.choice([1, P - 1])) % P
-    try:
-        secret, wrong = recover(points, bad, t)
-    except DecodingError:
-        assert errors > extra // 2
-        return
-    assert wrong.sum() <= extra // 2
-    good = [(int(x), int(y)) for x, y, w in zip(points, bad[:, 0], wrong, strict=True) if not w]
-    known = good[:t]
-    for place, value in [(0, int(secret[0])), *good[t:]]:
-        total = 0
-        for xj, yj in known:
-            term = yj
-            for xk, _ in known:
-                if xk != xj:
-                    term = term * (place - xk) * pow(xj - xk, -1, P) % P
-            total += term
-        assert total % P == value
-
-
-def test_mixed_columns_name_the_failing_ones():
-    rng, points, _, shares = instance(5, 12, 6, 6)
-    bad = spoil(rng, shares, [0, 1, 2], [0, 3])
-    bad = spoil(rng, bad, [4, 5, 6, 7], [1, 4])
-    with pytest.raises(DecodingError) as caught:
-        recover_columns(points, bad, 6)
-    assert caught.value.columns == (1, 4)
-    assert isinstance(caught.value, ValueError)
-    assert pickle.loads(pickle.dumps(caught.value)).columns == (1, 4)  # noqa: S301
-
-
-def test_a_thousand_holders_at_the_radius():
-    rng = np.random.default_rng(6)
-    n, t = 1000, 667
-    coefficients = rng.integers(0, P, (5, t), dtype=np.uint64)
-    points = np.arange(1, n + 1, dtype=np.uint64)
-    shares = split(coefficients, points)
-    liars = np.sort(rng.choice(n, (n - t) // 2, replace=False))
-    shares[liars] = rng.integers(0, P, (len(liars), 5), dtype=np.uint64)
-    secret, wrong = recover(points, shares, t)
-    assert np.array_equal(secret, coefficients[:, 0])
-    assert np.array_equal(np.flatnonzero(wrong), liars)
-
-
-def test_no_columns():
-    secret, wrong = recover(u64([1, 2, 3]), np.zeros((3, 0), np.uint64), 2)
-    assert secret.shape == (0,)
-    assert wrong.tolist() == [False] * 3
-
-
-ONES = np.ones((3, 2), np.uint64)
-
-
-@pytest.mark.parametrize(
-    ("points", "shares", "threshold"),
-    [
-        (u64([1, 2, 3]), ONES, 4),
-        (u64([1, 2, 3]), ONES, 0),
-        (u64([1, 2, 3]), ONES, 1.0),
-        (u64([0, 2, 3]), ONES, 2),
-        (u64([1, 2, 2]), ONES, 2),
-        (u64([1, 2, P]), ONES, 2),
-        (u64([1, 2]), ONES, 2),
-        (np.array([1, 2, 3]), ONES, 2),
-        (np.arange(1, 7, dtype=np.uint64)[::2], ONES, 2),
-        (u64([1, 2, 3]), ONES.astype(np.int64), 2),
-        (u64([1, 2, 3]), ONES * np.uint64(P), 2),
-        (u64([1, 2, 3]), np.ones((2, 3), np.uint64).T, 2),
-        (u64([1, 2, 3]), u64([1, 1, 1]), 2),
-        (u64([]), np.ones((0, 2), np.uint64), 1),
-    ],
+@settings(max_examples=150, deadline=None)
+@given(
+    sequence=st.lists(st.integers(0, 2) | st.sampled_from([0, P - 1]) | ELEMENTS, max_size=9),
+    limit=st.integers(0, 9),
 )
-def test_recover_refuses(points, shares, threshold):
-    for call in (recover, recover_columns):
-        with pytest.raises(ValueError, match=r"points|shares|threshold") as caught:
-            call(points, shares, threshold)
-        assert not isinstance(caught.value, DecodingError)
+def test_shortest_recurrence(sequence, limit):
+    found = _gf61.shortest_recurrence(u64(sequence), limit)
+    least = minimal_recurrence(sequence)
+    if found is None:
+        assert least > limit
+        return
+    c = found.tolist()
+    assert len(c) - 1 == least <= limit
+    assert c[0] == 1
+    for i in range(least, len(sequence)):
+        assert sum(c[j] * sequence[i - j] for j in range(least + 1)) % P == 0
 
 
 @pytest.mark.parametrize(
@@ -350,10 +228,7 @@ def test_split_refuses(coefficients, points):
         split(coefficients, points)
 
 
-def test_interpolate_and_lagrange_refuse():
-    for points, shares in [(u64([]), np.ones((0, 2), np.uint64)), (u64([1, 2]), ONES)]:
-        with pytest.raises(ValueError, match="share"):
-            interpolate(points, shares)
+def test_lagrange_refuses():
     for points, at in [(u64([0]), 0), (u64([1, 1]), 0), (u64([1]), P), (u64([1]), -1)]:
         with pytest.raises(ValueError, match=r"points|at"):
             lagrange(points, at)

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from ._jit import kernel
 
@@ -31,7 +29,7 @@ _ROUND_CONSTANTS = (0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x1B, 0x36)
 
 def _pointer(context: Any, builder: Any, kind: Any, value: Any, byte: Any) -> Any:
     """Return a byte pointer `byte` bytes into an array."""
-    array = arrayobj.make_array(kind)(context, builder, value)
+    array = context.make_array(kind)(context, builder, value)
     return builder.gep(builder.bitcast(array.data, _I8.as_pointer()), [byte])
 
 
@@ -103,7 +101,7 @@ def _make_chunk(words: int) -> Any:
 
         def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             target = _pointer(context, builder, sig.args[0], args[0], args[1])
-            rows = arrayobj.make_array(sig.args[2])(context, builder, args[2])
+            rows = context.make_array(sig.args[2])(context, builder, args[2])
             table = builder.bitcast(rows.data, _I8.as_pointer())
             total = cgutils.unpack_tuple(builder, rows.shape, 2)[0]
             counters = _counters(builder, args[4], words)

@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from ._jit import inlined, kernel
 
@@ -43,7 +41,7 @@ def _repeated(builder: Any, value: Any) -> Any:
 
 def _item(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     """Return the address of an item of a one-dimensional C-contiguous array."""
-    data = arrayobj.make_array(kind)(context, builder, array).data
+    data = context.make_array(kind)(context, builder, array).data
     return builder.gep(data, [index])
 
 
