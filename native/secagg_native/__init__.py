@@ -1,10 +1,10 @@
-"""The vector kernels of secagg: keystreams, packing, quantisation, and the field of shares.
+"""The vector kernels of secagg: keystreams, packing, rotation, quantisation, the field of shares.
 
-The modules are `aes_ctr`, `bitpack`, `field` and `quantise`. The function `quantise` is found in
-its module only, because the package attribute of that name is the module.
+The modules are `aes_ctr`, `bitpack`, `field`, `hadamard` and `quantise`. The function `quantise`
+is found in its module only, because the package attribute of that name is the module.
 """
 
-from . import aes_ctr, bitpack, field, quantise
+from . import aes_ctr, bitpack, field, hadamard, quantise
 from .aes_ctr import add_keystreams, keystream, variant
 from .bitpack import check_padding, pack, packed_size, unpack, unpack_add
 from .field import DecodingError
@@ -18,6 +18,7 @@ __all__ = [
     "check_padding",
     "dequantise",
     "field",
+    "hadamard",
     "is_finite",
     "keystream",
     "pack",
