@@ -4,12 +4,13 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help setup demo check test format lint types fast vectors clean
+.PHONY: help setup demo bench check test format lint types fast vectors clean
 
 help:
 	@echo "make demo    18 hospitals compute a survival analysis and train a model, securely"
 	@echo "make test    everything: make check, then the slow tests"
 	@echo "make check   format, lint, types, layers, fast tests, documentation examples"
+	@echo "make bench   all measurements, beside public peers and the hardware's limits (20 minutes)"
 	@echo "make vectors write protocols/vectors/ and protocols/specs/rules.md anew"
 	@echo "make clean   remove .venv and caches"
 
@@ -26,6 +27,17 @@ setup: $(VENV)/stamp
 demo: $(VENV)/stamp
 	@echo "==> secagg demo"
 	@$(RUN)/secagg demo
+
+# The peers bring hundreds of dependencies, so they get an environment of their own within .venv.
+$(VENV)/bench/stamp: pyproject.toml | $(VENV)/stamp
+	@echo "==> setting up $(VENV)/bench with the peers"
+	@test -x $(VENV)/bench/bin/python || $(RUN)/python -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/bench/stamp
+	@echo "==> secagg bench"
+	@$(VENV)/bench/bin/secagg bench --out bench-output
 
 format: $(VENV)/stamp
 	@echo "==> format (ruff format --check)"

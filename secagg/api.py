@@ -11,6 +11,7 @@ from secagg_protocols.floors import Floors
 from secagg_protocols.journal import Journal, MemoryJournal
 from secagg_protocols.keys import Identity
 from secagg_protocols.masked_sum import Client, Server
+from secagg_protocols.masked_sum.client import check_input
 from secagg_protocols.party import DUMP_FAULTS, Entropy, read_dump
 from secagg_protocols.plan import Plan
 from secagg_protocols.roster import SERVER_NAME
@@ -30,6 +31,7 @@ def client(
     model: Buffer | None,
     floors: Floors | None,
     journal: Journal,
+    threads: int = 1,
     _entropy: Entropy | None = None,
 ) -> Client:
     """The party of ``site`` in one round.
@@ -39,6 +41,7 @@ def client(
     model: bytes of the broadcast model, or ``None`` to set it later with ``use_model``.
     floors: what this site insists on; ``None`` takes the plan as it is.
     journal: this site's own; a :class:`~secagg.FileJournal` where a restart must not forget.
+    threads: cores that masking may use; the bytes do not depend on it.
 
     Raises :class:`~secagg.MisuseError` for a stranger, a wrong identity or a floor.
     """
@@ -51,6 +54,7 @@ def client(
         model=model,
         floors=floors,
         journal=journal,
+        threads=threads,
         entropy=_entropy,
     )
 
@@ -63,9 +67,13 @@ def server(
     round: int,
     model: Buffer | None,
     journal: Journal,
+    threads: int = 1,
     _entropy: Entropy | None = None,
 ) -> Server:
-    """The aggregator of one round; arguments as for :func:`client`."""
+    """The aggregator of one round; arguments as for :func:`client`.
+
+    threads: cores that removing the masks may use.
+    """
     return Server(
         plan,
         identity=identity,
@@ -73,6 +81,7 @@ def server(
         round=round,
         model=model,
         journal=journal,
+        threads=threads,
         entropy=_entropy,
     )
 
@@ -85,12 +94,13 @@ def load(
     *,
     floors: Floors | None = None,
     model: Buffer | None = None,
+    threads: int = 1,
 ) -> Client | Server:
     """The party that ``dump()`` wrote, ready to go on.
 
     ``floors=None`` keeps the floors with which the party was made. ``model`` sets the broadcast
     model where the dump was taken before it was known. It cannot undo one: the journal answers
-    for what was already sent.
+    for what was already sent. ``threads`` as for :func:`client`.
     """
     state = read_dump(data, plan)
     try:
@@ -100,6 +110,7 @@ def load(
             "round": state["round"],
             "model": None,
             "journal": journal,
+            "threads": threads,
         }
         roles = {"client": range(plan.clients), "server": (SERVER,)}
         if type(state["session"]) is not bytes or state["index"] not in roles[state["role"]]:
@@ -136,6 +147,7 @@ def aggregate(
     session: bytes | str = "local",
     round: int = 0,
     model: bytes = b"",
+    threads: int = 1,
     tap: Tap | None = None,
 ) -> Aggregate:
     """Run all parties of one round in memory, every byte encoded and decoded.
@@ -144,6 +156,7 @@ def aggregate(
     weights: integer weight per site, 1 where absent.
     drop: step (1 to 5, or its name) -> sites that fall silent before sending it.
     identities: by name, ``"server"`` included; needed by ``malicious-server`` plans.
+    threads: cores that masking and unmasking may use.
 
     Raises :class:`~secagg.ThresholdError` where too few sites are left.
     """
@@ -162,7 +175,12 @@ def aggregate(
     for name in (*vectors, *weights):
         _index(plan, name)
     gone = _schedule(plan, drop or {})
-    common: dict[str, Any] = {"session": session, "round": round, "model": model}
+    common: dict[str, Any] = {
+        "session": session,
+        "round": round,
+        "model": model,
+        "threads": threads,
+    }
     hub = server(plan, identity=identities.get(SERVER_NAME), journal=MemoryJournal(), **common)
     clients = {
         name: client(
@@ -176,10 +194,11 @@ def aggregate(
         for name in plan.roster.names
         if name in vectors
     }
-    for name, party in clients.items():
+    inputs = {name: (vectors[name], weights.get(name, 1)) for name in clients}
+    for x, weight in inputs.values():
         # Every vector is checked before anybody sends anything.
-        party.submit(vectors[name], weights.get(name, 1))
-    return run_round(hub, clients, silent=gone, tap=tap)
+        check_input(plan, x, weight)
+    return run_round(hub, clients, inputs, silent=gone, tap=tap)
 
 
 def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, Step]:
@@ -203,18 +222,27 @@ def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, 
 def run_round(
     hub: Server,
     clients: Mapping[str, Client],
+    inputs: Mapping[str, tuple[Any, int]],
     *,
     silent: Mapping[str, Step],
     tap: Tap | None = None,
 ) -> Aggregate:
-    """Deliver messages step by step, in order, until the server is done."""
+    """Deliver messages step by step, in order, until the server is done.
+
+    inputs: vector and weight per site. Each is submitted when the site's turn to send it has
+    come; a site that falls silent before then submits nothing.
+    """
+
+    def heard(name: str, step: Step) -> bool:
+        return name not in silent or silent[name] > step
 
     def up(events: list[Event], name: str, step: Step) -> None:
         for event in events:
-            if isinstance(event, Send) and not (name in silent and silent[name] <= step):
+            if isinstance(event, Send) and heard(name, step):
+                data = event.data
                 if tap is not None:
-                    tap(step, name, SERVER_NAME, event.data)
-                hub.receive(event.data, sender=name)
+                    tap(step, name, SERVER_NAME, data)
+                hub.receive(data, sender=name)
 
     hub.start()
     for name, party in clients.items():
@@ -226,11 +254,14 @@ def run_round(
                 if event.aggregate is not None:
                     return event.aggregate
             elif isinstance(event, Send):
+                name, data = event.to, event.data
                 if tap is not None:
-                    tap(step, SERVER_NAME, event.to, event.data)
-                answer = clients[event.to].receive(event.data, sender=SERVER_NAME)
+                    tap(step, SERVER_NAME, name, data)
+                answer = clients[name].receive(data, sender=SERVER_NAME)
+                if following == Step.INPUT and heard(name, following):
+                    answer += clients[name].submit(*inputs[name])
                 if following is not None:
-                    up(answer, event.to, following)
+                    up(answer, name, following)
     raise RuntimeError("a round ended without a result")  # pragma: no cover - a bug of ours
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -56,7 +56,6 @@ class Aggregate:
     """The result of one round.
 
     sum: array of the plan's length, float64 in the units of the input, or int64 for counts.
-    mean: ``sum / weight`` as float64, or ``None`` where the total weight is zero.
     weight: total integer weight (the number of survivors where weights are 1).
     survivors: names of the sites in the sum, in roster order.
     dropped: sites that are not in the sum, with the step at which they left.
@@ -69,7 +68,6 @@ class Aggregate:
     """
 
     sum: npt.NDArray[Any]
-    mean: npt.NDArray[Any] | None
     weight: int
     survivors: tuple[str, ...]
     dropped: Mapping[str, str]
@@ -80,13 +78,62 @@ class Aggregate:
     transcript: bytes
     traffic: tuple[StepCost, ...] = field(compare=False)
 
+    @property
+    def mean(self) -> npt.NDArray[Any] | None:
+        """``sum / weight`` as float64, or ``None`` where the total weight is zero.
 
-@dataclass(frozen=True, slots=True)
+        Computed anew at each access: a result that kept it would need twice the memory.
+        """
+        return self.sum / self.weight if self.weight else None
+
+
 class Send:
     """Deliver ``data`` to the party named ``to``."""
 
-    to: str
-    data: bytes = field(repr=False)
+    __slots__ = ("_parts", "_to")
+    __match_args__ = ("to", "data")
+    _parts: tuple[bytes, ...]
+    _to: str
+
+    def __init__(self, to: str, data: bytes, *more: bytes) -> None:
+        """``more`` follows ``data``; messages to many sites share the parts they have in common."""
+        object.__setattr__(self, "_to", to)
+        object.__setattr__(self, "_parts", (data, *more))
+
+    @property
+    def to(self) -> str:
+        """Name of the recipient."""
+        return self._to
+
+    @property
+    def data(self) -> bytes:
+        """The message. One in several parts is joined anew at each access, and not kept."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message, which is not built for it."""
+        return sum(len(part) for part in self._parts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Send):
+            return NotImplemented
+        return (self.to, self.data) == (other.to, other.data)
+
+    def __hash__(self) -> int:
+        return hash((self.to, self.data))
+
+    def __repr__(self) -> str:
+        return f"Send(to={self.to!r})"
+
+    def __reduce__(self) -> tuple[type[Send], tuple[str, bytes]]:
+        return Send, (self.to, self.data)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
 
 
 @dataclass(frozen=True, slots=True)

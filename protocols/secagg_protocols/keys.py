@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .errors import AuthenticationError, MisuseError, PeerError
+from .wire import Buffer
 
 KEY_SIZE: Final = 32
 SEED_SIZE: Final = 32
@@ -31,6 +33,7 @@ TAG_SIZE: Final = 16
 _NONCE_SIZE: Final = 24
 _SEAL_MAGIC: Final = b"secagg sealed 1\n"
 _IDENTITY_MAGIC: Final = "secagg identity 1"
+_SHA256: Final = hashes.SHA256()  # names the hash and holds no state
 
 
 class Identity:
@@ -131,12 +134,41 @@ def verify(
 
 def hkdf(secret: bytes, info: bytes, size: int) -> bytes:
     """HKDF-SHA256 (RFC 5869) with an empty salt: ``size`` bytes."""
-    return HKDF(algorithm=hashes.SHA256(), length=size, salt=None, info=info).derive(secret)
+    return HKDF(_SHA256, size, None, info).derive(secret)
+
+
+class ExchangeKey:
+    """A private X25519 key that was read once, for any number of agreements.
+
+    Reading one computes its public key, which costs as much as an agreement.
+
+    private: 32 bytes; ``ValueError`` for another length.
+    """
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, private: bytes) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(private)
+        #: The public key, 32 bytes.
+        self.public = self._key.public_key().public_bytes_raw()
+
+    def exchange(self, peer: bytes) -> bytes:
+        """X25519 (RFC 7748) with a public key; ``ValueError`` where the output is all zero.
+
+        :func:`agree` is the form that names who sent such a key.
+        """
+        return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
+
+    def __repr__(self) -> str:
+        return f"ExchangeKey(public={self.public.hex()[:16]}...)"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a private key is not pickled")
 
 
 def public_key(private: bytes) -> bytes:
     """X25519 public key of a private key, both 32 bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return ExchangeKey(private).public
 
 
 def clamp(private: bytes) -> bytes:
@@ -151,13 +183,12 @@ def clamp(private: bytes) -> bytes:
     return bytes(scalar)
 
 
-def agree(private: bytes, peer: bytes, *, sender: str) -> bytes:
+def agree(private: bytes | ExchangeKey, peer: bytes, *, sender: str) -> bytes:
     """X25519 shared secret (RFC 7748). The all-zero output of a low-order point is refused:
     with it, anybody knows the secret."""
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(peer)
-        )
+        own = private if isinstance(private, ExchangeKey) else ExchangeKey(private)
+        shared = own.exchange(peer)
     except ValueError:
         shared = bytes(KEY_SIZE)
     if hmac.compare_digest(shared, bytes(KEY_SIZE)):
@@ -230,10 +261,28 @@ def unseal(data: bytes, identity: Identity) -> bytes:
         ) from None
 
 
-def digest_of(label: bytes, *parts: bytes) -> bytes:
+def digest_of(label: bytes, *parts: Buffer) -> bytes:
     """SHA-256 over a label and length-prefixed parts: no two lists of parts collide."""
+    return digest_of_pieces(label, *parts)
+
+
+def digest_of_pieces(
+    label: bytes, *parts: Buffer, size: int | None = None, pieces: Iterable[Buffer] = ()
+) -> bytes:
+    """:func:`digest_of` with one more, last part of ``size`` bytes that comes in ``pieces``.
+
+    ``ValueError`` where they are not ``size`` bytes together.
+    """
     state = hashlib.sha256(label)
     for part in parts:
         state.update(struct.pack("<Q", len(part)))
         state.update(part)
+    if size is not None:
+        state.update(struct.pack("<Q", size))
+    left = size or 0
+    for piece in pieces:
+        state.update(piece)
+        left -= len(piece)
+    if left:
+        raise ValueError("the pieces have another size than was said")
     return state.digest()

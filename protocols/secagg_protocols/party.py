@@ -36,19 +36,22 @@ from .wire import (
     VERSION,
     Buffer,
     Frame,
+    FrameBuffer,
     Header,
     decode_header,
+    digest_of_frame,
     encode_header,
-    frame_digest,
+    frame_head,
     from_bitmap,
     split_frame,
-    start_frame,
 )
 
 Entropy = Callable[[int], bytes]
 HeaderT = TypeVar("HeaderT", bound=Header)
 _DUMP_MAGIC: Final = b"secagg dump 1\n"
 _MOST_SESSION: Final = 64
+#: Most threads that a party may be given.
+MAX_THREADS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Party:
         round: int,
         model: Buffer | None,
         journal: Journal,
+        threads: int = 1,
         entropy: Entropy | None = None,
     ) -> None:
         self.plan = plan
@@ -117,6 +121,10 @@ class Party:
         self.journal = journal
         if not hasattr(journal, "claim") or not hasattr(journal, "newest"):
             raise MisuseError("a journal has claim and newest (FileJournal)", rule="arguments")
+        if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
+            raise MisuseError(f"threads: an integer from 1 to {MAX_THREADS}", rule="arguments")
+        #: Cores that keystreams may use. Of this machine, so it is not in a dump.
+        self.threads = threads
         self._check_session()
         self._check_identity()
         self.contexts = Contexts(plan, self.session, round)
@@ -256,11 +264,15 @@ class Party:
     def _context(self, kind: Kind) -> bytes:
         return self.contexts.round if kind.per_round else self.contexts.setup
 
-    def _seal_frame(self, buffer: bytearray, digest: bytes) -> bytes:
-        """Write the trailer into a frame whose other bytes are done."""
-        trailer = digest
+    def _trailer(self, digest: bytes) -> bytes:
+        """What proves a frame with this digest to be this party's."""
         if self.plan.signed and self.identity is not None:
-            trailer = self.identity.sign(digest)
+            return self.identity.sign(digest)
+        return digest
+
+    def _seal_frame(self, buffer: FrameBuffer, digest: bytes) -> bytes:
+        """Write the trailer into a frame whose other bytes are done."""
+        trailer = self._trailer(digest)
         buffer[-len(trailer) :] = trailer
         return bytes(buffer)
 
@@ -268,17 +280,20 @@ class Party:
         self, kind: Kind, recipient: int, header: Header, tail: Buffer = b""
     ) -> tuple[bytes, bytes]:
         """A whole frame of this party, and its digest."""
+        hashed = hashlib.sha256(tail).digest()
+        head, trailer, digest = self._around(kind, recipient, header, hashed)
+        return b"".join((head, tail, trailer)), digest
+
+    def _around(
+        self, kind: Kind, recipient: int, header: Header, tail_hash: bytes
+    ) -> tuple[bytes, bytes, bytes]:
+        """What stands before and after a tail of this hash in a frame, and the frame's digest."""
         encoded = encode_header(header)
-        size = memoryview(tail).nbytes
-        buffer, view = start_frame(
-            kind.number, self.index, recipient, encoded, size, self._trailer_size
+        digest = digest_of_frame(
+            self._context(kind), kind.number, self.index, recipient, encoded, tail_hash
         )
-        view[:] = tail
-        view.release()
-        digest = frame_digest(
-            self._context(kind), kind.number, self.index, recipient, encoded, tail
-        )
-        return self._seal_frame(buffer, digest), digest
+        head = frame_head(kind.number, self.index, recipient, encoded)
+        return head, self._trailer(digest), digest
 
     def _authenticate(self, data: Buffer, sender: str | None) -> tuple[Frame, bytes]:
         """Frame and digest of authentic bytes; :class:`PeerError` for all others."""
@@ -382,7 +397,7 @@ class Party:
             "state": self._state(),
         }
         body = msgspec.msgpack.encode(state)
-        return _DUMP_MAGIC + hashlib.sha256(body).digest() + body
+        return b"".join((_DUMP_MAGIC, hashlib.sha256(body).digest(), body))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take the content of a dump (:func:`secagg.load` calls this)."""
@@ -423,11 +438,11 @@ def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
     """The checked content of a dump; :class:`MisuseError` where it is cut or of another plan."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise MisuseError("a dump is bytes", rule="dump")
-    data = bytes(data)
+    whole = memoryview(bytes(data))
     start = len(_DUMP_MAGIC) + DIGEST_SIZE
-    body = data[start:]
-    if not data.startswith(_DUMP_MAGIC) or not hmac.compare_digest(
-        data[len(_DUMP_MAGIC) : start], hashlib.sha256(body).digest()
+    body = whole[start:]
+    if bytes(whole[: len(_DUMP_MAGIC)]) != _DUMP_MAGIC or not hmac.compare_digest(
+        whole[len(_DUMP_MAGIC) : start], hashlib.sha256(body).digest()
     ):
         raise MisuseError("the dump is cut or changed", rule="dump")
     try:

@@ -119,16 +119,15 @@ class PlainServer(_PlainParty):
         total = np.zeros(plan.ring_length, dtype=np.int64)
         for site in survivors:
             total += self.inputs[site]
-        result, weight = plan.pipeline.decode(total, len(survivors))
         packed = bytearray(messages.input_size(plan))
         bitpack.pack(total.astype(plan.lane), plan.wire_bits, packed)
         bitmap = to_bitmap(survivors, plan.clients)
-        digest = aggregate_digest(self.contexts.round, bitmap, bytes(packed))
+        digest = aggregate_digest(self.contexts.round, bitmap, [packed], len(packed))
+        result, weight = plan.pipeline.decode(total, len(survivors))
         names = self._names(survivors)
         absent = [name for name in plan.roster.names if name not in names]
         aggregate = Aggregate(
             sum=result,
-            mean=result / weight if weight else None,
             weight=weight,
             survivors=names,
             dropped=dict.fromkeys(absent, Step.INPUT.label),

@@ -295,13 +295,7 @@ class Plan:
     @property
     def bits_needed(self) -> int:
         """Fewest bits a coordinate with which no sum of honest inputs can wrap."""
-        need = 1
-        for span, _ in self.pipeline.sum_span(self.clients):
-            if -span.low > 1 << 63 or span.high >= 1 << 63:
-                # The lifted sum is an int64; beyond it is beyond 64 bits for this purpose.
-                return max(65, (span.high - span.low).bit_length())
-            need = max(need, (span.high - span.low).bit_length())
-        return need
+        return _bits_needed(self.pipeline, self.clients)
 
     @property
     def wire_bits(self) -> int:
@@ -480,6 +474,17 @@ def _bits(value: float) -> str:
 @functools.lru_cache(maxsize=64)
 def _pipeline(stages: tuple[Stage, ...], length: int, max_weight: int) -> Pipeline:
     return Pipeline(stages, length, max_weight)
+
+
+@functools.lru_cache(maxsize=64)
+def _bits_needed(pipeline: Pipeline, clients: int) -> int:
+    need = 1
+    for span, _ in pipeline.sum_span(clients):
+        if -span.low > 1 << 63 or span.high >= 1 << 63:
+            # The lifted sum is an int64; beyond it is beyond 64 bits for this purpose.
+            return max(65, (span.high - span.low).bit_length())
+        need = max(need, (span.high - span.low).bit_length())
+    return need
 
 
 __all__ = ["SUITE", "MaskedSum", "Plan", "Threat"]

@@ -14,12 +14,14 @@ parser that only ever sees authenticated bytes is a small target.
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from .errors import DecodeError
 
@@ -63,22 +65,62 @@ def frame_digest(
     context: bytes, kind: int, sender: int, recipient: int, header: Buffer, tail: Buffer
 ) -> bytes:
     """Digest that a trailer carries or signs; ``context`` is 32 bytes."""
+    return digest_of_frame(context, kind, sender, recipient, header, hashlib.sha256(tail).digest())
+
+
+def digest_of_frame(
+    context: bytes, kind: int, sender: int, recipient: int, header: Buffer, tail_hash: bytes
+) -> bytes:
+    """:func:`frame_digest` from the SHA-256 of the tail, for frames that share one tail."""
     prefix = _PREFIX.pack(MAGIC, VERSION, kind, sender, recipient, len(header))
     state = hashlib.sha256(b"secagg frame v1" + context + prefix)
     state.update(header)
-    state.update(hashlib.sha256(tail).digest())
+    state.update(tail_hash)
     return state.digest()
+
+
+def frame_head(kind: int, sender: int, recipient: int, header: bytes) -> bytes:
+    """Prefix and header: what comes before the tail."""
+    return _PREFIX.pack(MAGIC, VERSION, kind, sender, recipient, len(header)) + header
+
+
+class FrameBuffer:
+    """A frame that is being written, in one buffer that becomes the message without a copy.
+
+    A masked input may have hundreds of megabytes, so filling a ``bytearray`` and copying it to
+    ``bytes`` would double what a site needs.
+    """
+
+    __slots__ = ("_file",)
+
+    def __init__(self, size: int) -> None:
+        # The file takes over a bytes object that nobody else holds, and zeros cost no memory
+        # until they are written to.
+        self._file = io.BytesIO(bytes(size))
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Bytes ``start .. stop`` to fill; to be released before the frame is taken."""
+        return self._file.getbuffer()[start:stop]
+
+    def __setitem__(self, where: slice, data: Buffer) -> None:
+        with self._file.getbuffer() as view:
+            view[where] = data
+
+    def __bytes__(self) -> bytes:
+        """The frame: the buffer itself where no view of it is left, else a copy."""
+        self._file.seek(0)
+        return self._file.read()
 
 
 def start_frame(
     kind: int, sender: int, recipient: int, header: bytes, tail_size: int, trailer_size: int
-) -> tuple[bytearray, memoryview]:
+) -> tuple[FrameBuffer, memoryview]:
     """A frame's buffer with prefix and header written, and a view of its tail to fill."""
-    begin = PREFIX_SIZE + len(header)
-    buffer = bytearray(begin + tail_size + trailer_size)
-    _PREFIX.pack_into(buffer, 0, MAGIC, VERSION, kind, sender, recipient, len(header))
-    buffer[PREFIX_SIZE:begin] = header
-    return buffer, memoryview(buffer)[begin : begin + tail_size]
+    head = frame_head(kind, sender, recipient, header)
+    end = len(head) + tail_size
+    buffer = FrameBuffer(end + trailer_size)
+    buffer[: len(head)] = head
+    return buffer, buffer.view(len(head), end)
 
 
 def split_frame(data: Buffer, *, trailer_size: int) -> Frame:
@@ -132,10 +174,9 @@ def bitmap_size(clients: int) -> int:
 
 def to_bitmap(sites: Iterable[int], clients: int) -> bytes:
     """Site list as a bitmap over the roster, lowest index in the lowest bit."""
-    bits = bytearray(bitmap_size(clients))
-    for site in sites:
-        bits[site >> 3] |= 1 << (site & 7)
-    return bytes(bits)
+    bits = np.zeros(8 * bitmap_size(clients), dtype=np.uint8)
+    bits[np.fromiter(sites, dtype=np.intp)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
 def from_bitmap(data: bytes, clients: int) -> tuple[int, ...]:
@@ -145,10 +186,7 @@ def from_bitmap(data: bytes, clients: int) -> tuple[int, ...]:
         raise DecodeError(
             f"a site list of {len(data)} bytes, {bitmap_size(clients)} expected", rule="header"
         )
-    value = int.from_bytes(data, "little")
-    if value >> clients:
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
+    if bits[clients:].any():
         raise DecodeError("a site list names sites beyond the roster", rule="header")
-    sites = []
-    for index, byte in enumerate(data):
-        sites += [(index << 3) + bit for bit in range(8) if byte >> bit & 1]
-    return tuple(sites)
+    return tuple(np.flatnonzero(bits).tolist())

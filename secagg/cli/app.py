@@ -8,7 +8,7 @@ import typer
 
 from secagg import __version__
 
-from . import demo, graph, info, keys, party, plan, simulate
+from . import bench, demo, graph, info, keys, party, plan, simulate
 from .common import EPILOG, Guarded
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.command("keygen", epilog=EPILOG)(keys.keygen)
 app.add_typer(keys.roster_app, name="roster")
 app.add_typer(party.app, name="party")
 app.command("info", epilog=EPILOG)(info.info)
+app.command("bench", epilog=EPILOG)(bench.bench)
 
 
 def main() -> None:

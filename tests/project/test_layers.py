@@ -32,7 +32,7 @@ PROTOCOLS = [
     {"wire"},
     {"errors"},
 ]
-SECAGG = [{"__main__"}, {"cli"}, {"sim"}, {"api"}]
+SECAGG = [{"__main__"}, {"cli"}, {"bench"}, {"sim"}, {"api"}]
 
 
 def modules() -> list[tuple[str, str, Path]]:

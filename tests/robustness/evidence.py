@@ -33,6 +33,7 @@ import secagg
 from secagg import ClipLinf, FileJournal, Floors, Identity, MemoryJournal, Plan, Quantise
 from secagg_protocols.masked_sum import messages
 from secagg_protocols.masked_sum.masks import SiteSecrets
+from secagg_protocols.masked_sum.waiting import Waiting
 from secagg_protocols.wire import split_frame
 
 
@@ -122,7 +123,10 @@ def whole_round(round_: Round, evidence: Evidence) -> None:
         for name in (message.sender, message.recipient):
             party = round_.parties[name]
             evidence.show(party, party.contexts, party.journal, party._ended)
-            evidence.show(getattr(party, "_secrets", None))
+            own = getattr(party, "_secrets", None)
+            evidence.show(
+                own, getattr(own, "mask_exchange", None), getattr(party, "_pending", None)
+            )
             stored = secagg.seal(party.dump(), round_.identities[name])
             label = f"sealed dumps of {name}"
             evidence.files[label] = evidence.files.get(label, b"") + stored
@@ -290,8 +294,11 @@ def provoke_storage(round_: Round, evidence: Evidence, folder: Path) -> None:
     path.unlink()
     with evidence.provoke(TypeError):
         own.__reduce__()
-    with evidence.provoke(TypeError):
-        SiteSecrets.derive(own.derive(b"seal"), bytes(32)).__reduce__()
+    secrets = SiteSecrets.derive(own.derive(b"seal"), bytes(32))
+    waiting = Waiting(vector_of(plan, name), 1, shared=True)
+    for holds in (secrets, secrets.mask_exchange, secrets.channel_exchange, waiting):
+        with evidence.provoke(TypeError):
+            holds.__reduce__()
     with evidence.provoke():
         secagg.client(
             plan,

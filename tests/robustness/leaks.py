@@ -140,9 +140,8 @@ def all_secrets(round_: Round, survivors: Iterable[str], sharers: Iterable[str])
             there = sites[peer]
             shared = keys.agree(own.channel_seed, there.channel_key, sender=peer)
             hidden[f"channel secret of {name} and {peer}"] = shared
-            both = (own.channel_key, there.channel_key)
-            hidden[f"channel key from {name} to {peer}"] = masks.channel_key(
-                own.channel_seed, both[1], both, setup_context, (index, other), sender=peer
+            hidden[f"channel key from {name} to {peer}"], _ = masks.channel_keys(
+                own.channel_exchange, index, (other, there.channel_key), setup_context, sender=peer
             )
             shared = keys.agree(own.mask_seed, there.mask_key, sender=peer)
             hidden[f"pair secret of {name} and {peer}"] = shared

@@ -18,7 +18,7 @@ from robustness.rounds import Round, entropy_of, vector_of
 import secagg
 from secagg import FileJournal, Identity
 from secagg_protocols.masked_sum import client as client_module
-from secagg_protocols.masked_sum import masks
+from secagg_protocols.masked_sum import client_shares, masks
 from secagg_protocols.stages import integers
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -81,16 +81,16 @@ def plant_commitment(patch: pytest.MonkeyPatch) -> None:
 
 def plant_plain_shares(patch: pytest.MonkeyPatch) -> None:
     """Shares travel in the clear."""
-    patch.setattr(client_module, "encrypt_once", lambda key, text, more: text + bytes(16))
-    patch.setattr(client_module, "decrypt_once", lambda key, text, more, sender: text[:-16])
+    patch.setattr(client_shares, "encrypt_once", lambda key, text, more: text + bytes(16))
+    patch.setattr(client_shares, "decrypt_once", lambda key, text, more, sender: text[:-16])
 
 
 def plant_no_masks(patch: pytest.MonkeyPatch) -> None:
     """The vector travels unmasked."""
-    patch.setattr(client_module, "add_keystreams", lambda *_: None)
+    patch.setattr(client_module.Keystreams, "add_to", lambda *_, **__: None)
     from secagg_protocols.masked_sum import server as server_module
 
-    patch.setattr(server_module, "add_keystreams", lambda *_: None)
+    patch.setattr(server_module, "add_keystreams", lambda *_, **__: None)
 
 
 def plant_journal(patch: pytest.MonkeyPatch) -> None:

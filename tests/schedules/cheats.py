@@ -150,7 +150,7 @@ class CheatingClient(Client):
                 cut[at : at + 8] = rng.choice((PRIME, 1 << 61, (1 << 64) - 1)).to_bytes(8, "little")
                 plaintext = bytes(cut)
                 self.lies.sealed.add(holder)
-            key = self._channel(holder, (self.index, holder))
+            key, self._opening[holder] = self._channel(holder)
             box = encrypt_once(key, plaintext, masks.channel_info(setup, self.index, holder))
             if self.does("deal unopenable") and holder in targets:
                 box = rng.randbytes(len(box))

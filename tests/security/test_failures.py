@@ -173,8 +173,8 @@ def test_an_opening_that_was_interrupted_ends_the_round(monkeypatch: pytest.Monk
 
     real = module.add_keystreams
 
-    def interrupted(accumulator: Any, *args: Any) -> None:
-        real(accumulator, *args)
+    def interrupted(accumulator: Any, *args: Any, **options: Any) -> None:
+        real(accumulator, *args, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "add_keystreams", interrupted)

@@ -100,6 +100,19 @@ class StageContract:
             setattr(self.stage, first, 1)
 
 
+class IntegerStageContract(StageContract):
+    """What every stage that gives integers has to do besides."""
+
+    @pytest.mark.parametrize("lane", [np.uint16, np.uint32, np.uint64])
+    def test_lanes_hold_the_integers_modulo_their_width(self, lane: Any) -> None:
+        given = self.before(300)
+        x = self.inputs(300, np.random.default_rng(5))
+        out = np.empty(300, dtype=lane)
+        self.stage.begin(ArrayEncoder(x), seeds(), given).tile(out, 0)
+        width = 8 * out.dtype.itemsize
+        assert out.tolist() == [level % (1 << width) for level in self.run(x).tolist()]
+
+
 class RealInputs:
     def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
         return rng.normal(size=length) * rng.choice([1e-3, 1.0, 1e6])
@@ -138,7 +151,7 @@ class TestClipLinfAfterClipL2(RealInputs, StageContract):
         assert self.stage.bounds(self.before(10_000)).l2 == 2.0
 
 
-class TestIntegers(StageContract):
+class TestIntegers(IntegerStageContract):
     stage = secagg.Integers(-7, 300)
 
     def inputs(self, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -159,7 +172,7 @@ class TestIntegers(StageContract):
         assert str(bad) not in str(caught.value)
 
 
-class QuantiseContract(StageContract):
+class QuantiseContract(IntegerStageContract):
     clip = 1.5
     before = staticmethod(lambda length: secagg.ClipLinf(1.5).bounds(Bounds(length=length)))
 
@@ -236,9 +249,10 @@ def test_a_pipeline_weighs_between_clip_and_rounding_and_appends_the_weight() ->
     # 5 x 0.101 is rounded once: 50.5 levels, not five times 10 levels.
     assert out.tolist() in ([50, -500, 250, 5], [51, -500, 250, 5])
     assert pipeline.total_length == 4
-    total, total_weight = pipeline.decode(out, 1)
+    first = int(out[0])
+    total, total_weight = pipeline.decode(out, 1)  # the integers are handed over
     assert total_weight == 5
-    np.testing.assert_allclose(total, [out[0] / 100, -5.0, 2.5])
+    np.testing.assert_allclose(total, [first / 100, -5.0, 2.5])
 
 
 @pytest.mark.parametrize("start", range(5))
@@ -252,3 +266,60 @@ def test_tiles_across_the_end_of_the_vector_hold_the_extras(start: int, size: in
     out = np.empty(stop - start, dtype=np.int64)
     encoder.tile(out, start)
     assert out.tolist() == [7, 14, 21, 7][start:stop]
+
+
+@pytest.mark.parametrize("lane", [np.uint16, np.uint32, np.uint64])
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.uint64, np.int64])
+def test_weighted_integers_fill_lanes_modulo_their_width(lane: Any, kind: Any) -> None:
+    """A product may be far beyond the lane; what matters is its remainder."""
+    pipeline = Pipeline((secagg.Integers(-100, 100),), 4, 1 << 20)
+    x = np.array([1, 100, 3, 99], dtype=kind)
+    if np.dtype(kind).kind == "i":
+        x[2] = -77
+    weight = (1 << 19) + 12345
+    out = np.empty(5, dtype=lane)
+    pipeline.begin(x, weight, seeds()).tile(out[:4], 0)
+    modulus = 1 << (8 * out.dtype.itemsize)
+    assert out[:4].tolist() == [int(v) * weight % modulus for v in x.tolist()]
+
+
+@pytest.mark.parametrize("clip", [0.5, 0.1, 1e-60, 1e60, 3.0000001])
+@pytest.mark.parametrize("weight", [1, 3])
+@pytest.mark.parametrize("first", [secagg.ClipLinf, secagg.ClipL2])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_single_precision_gives_what_its_doubles_give(
+    clip: float, weight: int, first: Any, rounding: Any
+) -> None:
+    """Whether a clip fits into float32 may not show in any level."""
+    stages = (first(clip), secagg.Quantise(1 << 20, rounding))
+    pipeline = Pipeline(stages, TILE + 7, 3)
+    near = np.float32(max(1e-30, min(clip, 1e30)))
+    x = np.random.default_rng(8).normal(size=TILE + 7).astype(np.float32) * near
+    x[:4] = near, np.nextafter(near, np.float32(np.inf)), -0.0, 1e-45
+    found = []
+    for vector in (x, x.astype(np.float64)):
+        out = np.empty(pipeline.total_length, dtype=np.int64)
+        pipeline.begin(vector, weight, seeds()).tile(out, 0)
+        found.append(out)
+    np.testing.assert_array_equal(*found)
+    # A clip beyond all of float32 leaves nothing of the vector but the weight.
+    assert clip == 1e60 or len(set(found[0].tolist())) > 3
+
+
+def test_a_float_vector_with_gaps_or_odd_addresses_is_taken() -> None:
+    """Kernels read aligned, contiguous memory; a caller's array may be neither."""
+    pipeline = Pipeline((secagg.ClipLinf(9.0), secagg.Quantise(9, "nearest")), 4, 1)
+    wanted = np.array([1.0, -2.0, 3.0, 4.0])
+    gaps = np.repeat(wanted, 3)[::3]
+    odd = np.frombuffer(b"x" + wanted.tobytes(), dtype=np.float64, offset=1)
+    assert not odd.flags.aligned
+    assert not gaps.flags.c_contiguous
+    assert pipeline.check_input(wanted, 1)[0] is wanted
+    for x in (gaps, odd):
+        array, _ = pipeline.check_input(x, 1)
+        assert array.tolist() == wanted.tolist()
+        assert not np.shares_memory(array, x)
+    gaps[1] = np.nan
+    with pytest.raises(secagg.MisuseError) as caught:
+        pipeline.check_input(gaps, 1)
+    assert caught.value.rule == "input-finite"

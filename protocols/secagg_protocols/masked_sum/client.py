@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from secagg_native import add_keystreams, bitpack
+from secagg_native import bitpack
+from secagg_native.aes_ctr import Keystreams
 
 from ..errors import (
     MisuseError,
@@ -20,15 +21,12 @@ from ..journal import JOURNAL_IO_RULE
 from ..keys import (
     KEY_SIZE,
     SEED_SIZE,
-    decrypt_once,
-    encrypt_once,
 )
-from ..lift import lift
+from ..lift import lift_packed
 from ..party import Kind
 from ..plan import Plan
 from ..roster import SERVER_NAME
-from ..shamir import SHARE_SIZE, decode_shares, encode_shares, split
-from ..stages.pipeline import TILE
+from ..shamir import SHARE_SIZE
 from ..wire import (
     SERVER,
     SIGNATURE_SIZE,
@@ -49,12 +47,32 @@ from .client_checks import (
     READY,
     REVEALED,
     SHARED,
-    ClientChecks,
 )
+from .client_shares import ClientShares
 from .messages import SEALED_SIZE
+from .waiting import CHANGED_RULE, Waiting, changed
+
+#: Coordinates that are encoded, masked and packed at a time; a multiple of 8, so that each
+#: stretch is packed from a whole byte on.
+MASK_TILE: Final = 1 << 16
+#: Most such stretches at a time, whatever the number of threads: 16 MiB of buffers.
+_MOST_TILES: Final = 16
+#: Errors of the caller's that end nothing.
+_KEEPS_GOING: Final = frozenset({JOURNAL_IO_RULE, CHANGED_RULE})
 
 
-class Client(ClientChecks):
+def check_input(plan: Plan, x: Any, weight: Any) -> tuple[Any, int]:
+    """Vector and weight as they may enter a round of ``plan``; :class:`MisuseError` otherwise.
+
+    Also what a stage would refuse at the moment of sending (the range of integers), so that a
+    caller learns of a bad vector before the round goes on.
+    """
+    array, weight = plan.pipeline.check_input(x, weight)
+    plan.pipeline.begin(array, weight, lambda: bytes(SEED_SIZE))
+    return array, weight
+
+
+class Client(ClientShares):
     """One site in one round of a masked sum (``protocols/specs/masked_sum.md``)."""
 
     role = "client"
@@ -67,14 +85,15 @@ class Client(ClientChecks):
         self.floors = floors
         self._require_floors()
         self._at = NEW
-        self._secrets: masks.SiteSecrets | None = None
+        self._secrets = None
         self._neighbours: tuple[int, ...] = ()
         self._adverts: dict[int, bytes] = {}  # present neighbour -> mask key, channel key
         self._u2: tuple[int, ...] = ()  # within neighbours and itself
-        self._shares: dict[int, bytes | None] = {}  # dealer -> self-seed share, mask-seed share
+        self._shares = {}
         self._u3: tuple[int, ...] = ()
         self._cohort = 0
-        self._pending: tuple[Any, int] | None = None
+        self._opening = {}
+        self._pending: Waiting | None = None
         self._reloaded = False
 
     def _require_floors(self) -> None:
@@ -121,8 +140,11 @@ class Client(ClientChecks):
                 return [Ignored(error)]
             events = self._dispatch(frame)
         except SecAggError as error:
-            if error.rule != JOURNAL_IO_RULE:
+            if error.rule not in _KEEPS_GOING:
                 self._end(error)
+            if error.rule == CHANGED_RULE:
+                # The message was taken in full; what is missing is a vector.
+                self._accepted[frame.kind, frame.sender] = digest
             raise
         self._accepted[frame.kind, frame.sender] = digest
         return events
@@ -133,16 +155,19 @@ class Client(ClientChecks):
         Any time before step 3; the masked input leaves as soon as the keys are shared. The
         vector is checked here, before anything is sent, and is never part of a dump: after a
         ``load`` the same vector is submitted again.
+
+        The party holds the array itself and no copy of it, so it must not change until the
+        masked input was sent: until then, the call that would send it (``receive`` or
+        ``use_model``) raises :class:`MisuseError` (rule ``input-changed``) for a vector that is
+        not what it was. Nothing is sent then, everything else that the call did stands, and
+        ``submit`` takes the vector again.
         """
         self._require_alive()
         self._check_input_once()
-        array, weight = self.plan.pipeline.check_input(x, weight)
         if self._at in {READY, MASKED} and self.contexts.model_hash is not None:
-            return self._send_input(array, weight)
-        # The range of integers is a stage's check; it runs now so that the caller learns of a
-        # bad vector before the round goes on.
-        self.plan.pipeline.begin(array, weight, lambda: bytes(SEED_SIZE))
-        self._pending = (array.copy(), weight)
+            return self._send_input(*self.plan.pipeline.check_input(x, weight))
+        array, weight = check_input(self.plan, x, weight)
+        self._pending = Waiting(array, weight, shared=array is x)
         return []
 
     def use_model(self, model: Buffer, parameters: bytes = b"") -> list[Event]:
@@ -166,6 +191,7 @@ class Client(ClientChecks):
         """Drop the secrets of this round: nothing after this point needs them."""
         self._secrets = None
         self._shares = {}
+        self._opening = {}
         self._pending = None
 
     def _send(
@@ -203,40 +229,6 @@ class Client(ClientChecks):
         self._at = SHARED
         return events
 
-    def _own(self) -> masks.SiteSecrets:
-        if self._secrets is None:
-            raise MisuseError("the secrets of this round are gone", rule="ended")
-        return self._secrets
-
-    def _seal_shares(self, present: tuple[int, ...]) -> bytes:
-        """Shares of both seeds for every present neighbour; the own ones are kept."""
-        own, setup = self._own(), self.contexts.setup
-        holders = sorted((*present, self.index))
-        table = split(
-            [own.self_seed, own.mask_seed],
-            holders,
-            self.plan.protocol.share_threshold,
-            own.share_seed(setup),
-        )
-        sealed = bytearray()
-        for holder, row in zip(holders, table, strict=True):
-            plaintext = encode_shares(row)
-            if holder == self.index:
-                self._shares[holder] = plaintext
-                continue
-            key = self._channel(holder, (self.index, holder))
-            associated = masks.channel_info(setup, self.index, holder)
-            sealed += encrypt_once(key, plaintext, associated)
-        return bytes(sealed)
-
-    def _channel(self, peer: int, ends: tuple[int, int]) -> bytes:
-        own = self._own()
-        peer_key = self._adverts[peer][KEY_SIZE:]
-        keys = (own.channel_key, peer_key) if ends[0] == self.index else (peer_key, own.channel_key)
-        return masks.channel_key(
-            own.channel_seed, peer_key, keys, self.contexts.setup, ends, sender=self._name(peer)
-        )
-
     # Step 3: sealed shares come in, the masked input goes out.
 
     def _on_shares(self, frame: Frame) -> list[Event]:
@@ -250,37 +242,34 @@ class Client(ClientChecks):
         self._check_sharer_holders(present)
         dealers = [site for site in present if site != self.index]
         tail = bytes(self._tail(frame, SEALED_SIZE * len(dealers)))
-        for position, dealer in enumerate(dealers):
-            sealed = tail[position * SEALED_SIZE : (position + 1) * SEALED_SIZE]
-            self._shares[dealer] = self._open_shares(dealer, sealed)
+        self._shares |= self._valid_shares(
+            {
+                dealer: self._open_shares(dealer, tail[at : at + SEALED_SIZE])
+                for dealer, at in zip(dealers, range(0, len(tail), SEALED_SIZE), strict=True)
+            }
+        )
+        self._opening = {}  # those of sites that dealt nothing
         self._u2 = present
         self._at = READY
         try:
             return self._send_pending()
-        except SecAggError:
-            self._at = SHARED  # so that the same message may be taken again
+        except SecAggError as error:
+            if error.rule != CHANGED_RULE:
+                self._at = SHARED  # so that the same message may be taken again
             raise
 
     def _send_pending(self) -> list[Event]:
         """Send the vector that was waiting, once the shares and the model are there."""
         if self._at != READY or self._pending is None or self.contexts.model_hash is None:
             return []
-        events = self._send_input(*self._pending)
+        try:
+            events = self._send_input(*self._pending.take())
+        except MisuseError as error:
+            if error.rule == CHANGED_RULE:
+                self._pending = None
+            raise
         self._pending = None
         return events
-
-    def _open_shares(self, dealer: int, sealed: bytes) -> bytes | None:
-        """The two shares, or ``None``: a site without a valid share reveals none, which takes
-        nothing from the other holders and lists dealer and holder as suspects."""
-        key = self._channel(dealer, (dealer, self.index))
-        associated = masks.channel_info(self.contexts.setup, dealer, self.index)
-        name = self._name(dealer)
-        try:
-            plaintext = decrypt_once(key, sealed, associated, sender=name)
-            decode_shares(plaintext, sender=name)
-        except PeerError:
-            return None
-        return plaintext
 
     def _late(self) -> list[Event]:
         error = PeerError(
@@ -309,7 +298,7 @@ class Client(ClientChecks):
             if peer != self.index:
                 keys.append(
                     masks.pair_mask(
-                        own.mask_seed,
+                        own.mask_exchange,
                         (self.index, own.mask_key),
                         (peer, self._adverts[peer][:KEY_SIZE]),
                         context,
@@ -318,19 +307,24 @@ class Client(ClientChecks):
                 )
                 signs.append(masks.pair_sign(self.index, peer))
         self._check_inputs_per_model()
-        aes, nonces, sign_array = masks.key_arrays(keys, signs)
+        streams = Keystreams(*masks.key_arrays(keys, signs))
         kind, header = messages.INPUT, encode_header(messages.Input())
         buffer, tail = start_frame(
             kind.number, self.index, SERVER, header, messages.input_size(plan), self._trailer_size
         )
-        length, bits, lane = plan.ring_length, plan.wire_bits, plan.lane
-        levels = np.empty(min(TILE, length), dtype=np.int64)
-        for start in range(0, length, TILE):
-            part = levels[: min(TILE, length - start)]
-            encoder.tile(part, start)
-            ring = part.astype(lane)
-            add_keystreams(ring, aes, nonces, sign_array, start)
-            bitpack.pack(ring, bits, tail, start)
+        length, bits = plan.ring_length, plan.wire_bits
+        # Threads share the lanes of a tile, so each should find enough of them.
+        tile = MASK_TILE * min(self.threads, _MOST_TILES)
+        ring = np.empty(min(tile, length), dtype=plan.lane)
+        for start in range(0, length, tile):
+            part = ring[: length - start]
+            try:
+                encoder.tile(part, start)
+            except ValueError:
+                # It was finite when it was checked. The cause could quote it and is not chained.
+                raise changed() from None
+            streams.add_to(part, start, threads=self.threads)
+            bitpack.pack(part, bits, tail, start)
         digest = frame_digest(context, kind.number, self.index, SERVER, header, tail)
         tail.release()
         frame = self._seal_frame(buffer, digest)
@@ -400,17 +394,14 @@ class Client(ClientChecks):
         survivors = self._sites(frame, header.survivors)
         self._check_result_survivors(survivors)
         size = messages.input_size(plan) if plan.sites_receive else 0
-        packed = bytes(self._tail(frame, size))
+        packed = self._tail(frame, size)
         self._check_result_digest(header, packed)
         self._at = FINISHED
         if not plan.sites_receive:
             return [Done(None, header.digest)]
-        ring = np.zeros(plan.ring_length, dtype=plan.lane)
-        bitpack.unpack(packed, plan.wire_bits, ring)
-        total, weight = plan.pipeline.decode(lift(plan, ring), len(survivors))
+        total, weight = plan.pipeline.decode(lift_packed(plan, packed), len(survivors))
         aggregate = Aggregate(
             sum=total,
-            mean=total / weight if weight else None,
             weight=weight,
             survivors=self._names(survivors),
             dropped=dict.fromkeys(

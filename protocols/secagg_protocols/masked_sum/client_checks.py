@@ -5,8 +5,6 @@ The checks stand apart from the steps so that the table can be held against one 
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import EquivocationError, MisuseError, PeerError
 from ..events import Step
 from ..floors import Floors
@@ -15,6 +13,7 @@ from ..party import Party, journal_failed
 from ..roster import SERVER_NAME
 from ..wire import SERVER, Frame, encode_header, frame_digest, to_bitmap
 from . import masks, messages
+from .waiting import Waiting
 
 # Where a client stands: what it waits for.
 NEW, ADVERTISED, SHARED, READY, MASKED, CONSENTED, REVEALED, FINISHED = range(8)
@@ -40,7 +39,7 @@ class ClientChecks(Party):
     _u2: tuple[int, ...]
     _u3: tuple[int, ...]
     _cohort: int
-    _pending: tuple[Any, int] | None
+    _pending: Waiting | None
     _reloaded: bool
 
     def _survivors_digest(self) -> bytes:
@@ -189,10 +188,12 @@ class ClientChecks(Party):
         if part != self._u3 or len(survivors) != self._cohort:
             raise self._blame("result-survivors", "the result names other survivors")
 
-    def _check_result_digest(self, header: messages.Result, packed: bytes) -> None:
+    def _check_result_digest(self, header: messages.Result, packed: memoryview) -> None:
         if not self.plan.sites_receive:
             return
-        digest = masks.aggregate_digest(self.contexts.round, header.survivors, packed)
+        digest = masks.aggregate_digest(
+            self.contexts.round, header.survivors, [packed], packed.nbytes
+        )
         if digest != header.digest:
             raise self._blame("result-digest", "the sum is not the one whose digest is stated")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,15 @@ import numpy.typing as npt
 from ..keys import (
     ONE_TIME_SIZE,
     SEED_SIZE,
+    ExchangeKey,
     agree,
     clamp,
     digest_of,
+    digest_of_pieces,
     hkdf,
     pair_info,
-    public_key,
 )
+from ..wire import Buffer
 
 #: An AES-128 key and a 64-bit nonce: one keystream, used once.
 MASK_KEY_SIZE = 24
@@ -32,8 +34,18 @@ class SiteSecrets:
     mask_seed: bytes
     channel_seed: bytes
     self_seed: bytes
-    mask_key: bytes
-    channel_key: bytes
+    mask_exchange: ExchangeKey
+    channel_exchange: ExchangeKey
+
+    @property
+    def mask_key(self) -> bytes:
+        """Public key that belongs to the mask seed."""
+        return self.mask_exchange.public
+
+    @property
+    def channel_key(self) -> bytes:
+        """Public key that belongs to the channel seed."""
+        return self.channel_exchange.public
 
     @classmethod
     def derive(cls, seed: bytes, setup_context: bytes) -> SiteSecrets:
@@ -48,8 +60,8 @@ class SiteSecrets:
             mask_seed=mask_seed,
             channel_seed=channel_seed,
             self_seed=one(b"self"),
-            mask_key=public_key(mask_seed),
-            channel_key=public_key(channel_seed),
+            mask_exchange=ExchangeKey(mask_seed),
+            channel_exchange=ExchangeKey(channel_seed),
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -77,26 +89,24 @@ def channel_info(setup_context: bytes, dealer: int, holder: int) -> bytes:
     return b"secagg shares v1" + setup_context + struct.pack("<II", dealer, holder)
 
 
-def channel_key(
-    own_seed: bytes,
-    peer_key: bytes,
-    keys: tuple[bytes, bytes],
-    setup_context: bytes,
-    ends: tuple[int, int],
-    *,
-    sender: str,
-) -> bytes:
-    """Key and nonce for the one plaintext from dealer ``ends[0]`` to holder ``ends[1]``.
+def channel_keys(
+    own: ExchangeKey, site: int, peer: tuple[int, bytes], setup_context: bytes, *, sender: str
+) -> tuple[bytes, bytes]:
+    """Key and nonce for what ``site`` deals to ``peer``, and for what ``peer`` deals to it.
 
-    ``keys`` are their public channel keys in the same order: one key per direction.
+    ``own`` is the site's channel key pair, ``peer`` is (index, public channel key). One key per
+    direction, each for one plaintext; one agreement serves both.
     """
-    shared = agree(own_seed, peer_key, sender=sender)
-    info = pair_info(b"secagg channel v1", setup_context, keys, ends)
-    return hkdf(shared, info, ONE_TIME_SIZE)
+    there, key = peer
+    shared = agree(own, key, sender=sender)
+    label = b"secagg channel v1"
+    dealing = pair_info(label, setup_context, (own.public, key), (site, there))
+    opening = pair_info(label, setup_context, (key, own.public), (there, site))
+    return hkdf(shared, dealing, ONE_TIME_SIZE), hkdf(shared, opening, ONE_TIME_SIZE)
 
 
 def pair_mask(
-    own_seed: bytes,
+    own_seed: bytes | ExchangeKey,
     own: tuple[int, bytes],
     peer: tuple[int, bytes],
     round_context: bytes,
@@ -140,6 +150,13 @@ def survivors_digest(round_context: bytes, survivors: bytes) -> bytes:
     return digest_of(b"secagg survivors v1", round_context, survivors)
 
 
-def aggregate_digest(round_context: bytes, survivors: bytes, packed: bytes) -> bytes:
-    """What the server signs of a result: round, survivors, packed ring sum."""
-    return digest_of(b"secagg aggregate v1", round_context, survivors, packed)
+def aggregate_digest(
+    round_context: bytes, survivors: bytes, packed: Iterable[Buffer], size: int
+) -> bytes:
+    """What the server signs of a result: round, survivors, packed ring sum.
+
+    The packed sum comes in pieces, ``size`` bytes together, so that nobody has to hold it.
+    """
+    return digest_of_pieces(
+        b"secagg aggregate v1", round_context, survivors, size=size, pieces=packed
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from secagg_native import add_keystreams, bitpack
 from ..errors import MisuseError, PeerError, SecAggError
 from ..events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from ..journal import JOURNAL_IO_RULE
-from ..keys import KEY_SIZE, SEED_SIZE, digest_of
+from ..keys import KEY_SIZE, SEED_SIZE, ExchangeKey, digest_of
 from ..lift import lift
 from ..party import Kind
 from ..plan import Plan
@@ -23,7 +25,10 @@ from . import masks, messages
 from .graph import draw
 from .messages import SEALED_SIZE
 from .server_checks import ServerChecks
-from .unmask import Recovery, unmask_keys
+from .unmask import Recovery, pack_sum, packed_tiles, unmask_keys
+
+#: One message of a step that closes: recipient, header, tail.
+Message = tuple[int, Header, bytes]
 
 
 class Server(ServerChecks):
@@ -195,7 +200,7 @@ class Server(ServerChecks):
         self._u1 = tuple(sorted(self._adverts))
         self._graph = draw(plan, self._graph_seed)
         advertised = set(self._u1)
-        out: list[tuple[int, Header, bytes]] = []
+        out: list[Message] = []
         for site in self._u1:
             present = [peer for peer in self._graph[site] if peer in advertised]
             self._require_holders(Step.ADVERTISE, site, len(present) + 1)
@@ -214,38 +219,37 @@ class Server(ServerChecks):
 
     def _on_shares(self, frame: Frame) -> None:
         header = self._header(frame, messages.Shares)
-        holders = self._within(frame.sender, self._u1)
+        holders = self._within(frame.sender, frozenset(self._u1))
         self._sealed[frame.sender] = bytes(self._tail(frame, SEALED_SIZE * len(holders)))
         self._commitments[frame.sender] = header.commitment
 
-    def _within(self, site: int, members: Iterable[int]) -> list[int]:
+    def _within(self, site: int, members: AbstractSet[int]) -> list[int]:
         """Neighbours of ``site`` among ``members``, ascending."""
-        inside = set(members)
-        return [peer for peer in self._graph[site] if peer in inside]
+        return [peer for peer in self._graph[site] if peer in members]
 
     def _close_shares(self) -> list[Event]:
         plan = self.plan
         self._require_sites(Step.SHARE, len(self._sealed), plan.min_survivors)
         self._u2 = tuple(sorted(self._sealed))
-        sharers = set(self._u2)
-        places = {
-            dealer: {holder: i for i, holder in enumerate(self._within(dealer, self._u1))}
-            for dealer in self._u2
-        }
-        out: list[tuple[int, Header, bytes]] = []
+        advertised, sharers = frozenset(self._u1), frozenset(self._u2)
+        # What each site is to open, dealer by dealer in ascending order: who neighbours whom is
+        # mutual, so walking the dealers' own lists meets every pair.
+        dealt = {site: bytearray() for site in self._u2}
+        for dealer in self._u2:
+            pairs = self._sealed[dealer]
+            for at, holder in enumerate(self._within(dealer, advertised)):
+                if holder in sharers:
+                    dealt[holder] += pairs[at * SEALED_SIZE : (at + 1) * SEALED_SIZE]
+        out: list[Message] = []
         for site in self._u1:
-            dealers = [peer for peer in self._graph[site] if peer in sharers]
+            dealers = self._within(site, sharers)
             inside = site in sharers
             if inside:
                 self._require_holders(Step.SHARE, site, len(dealers) + 1)
             header = messages.SharesFor(
                 to_bitmap([*dealers, site] if inside else dealers, plan.clients), len(self._u2)
             )
-            tail = bytearray()
-            for dealer in dealers if inside else ():
-                at = places[dealer][site] * SEALED_SIZE
-                tail += self._sealed[dealer][at : at + SEALED_SIZE]
-            out.append((site, header, bytes(tail)))
+            out.append((site, header, bytes(dealt.pop(site, b""))))
         self._accumulator = np.zeros(plan.ring_length, dtype=plan.lane)
         events = self._announce(messages.SHARES_FOR, out, Step.INPUT)
         self._sealed = {}
@@ -265,7 +269,7 @@ class Server(ServerChecks):
         self._require_sites(Step.INPUT, len(self._inputs), plan.min_survivors)
         self._u3 = tuple(sorted(self._inputs))
         survivors = set(self._u3)
-        out: list[tuple[int, Header, bytes]] = []
+        out: list[Message] = []
         for site in self._u2:
             part = [peer for peer in (*self._graph[site], site) if peer in survivors]
             if site in survivors:
@@ -293,7 +297,7 @@ class Server(ServerChecks):
         signers = sorted(self._consents)[:need]
         tail = b"".join(self._consents[site] for site in signers)
         header = messages.Consents(to_bitmap(signers, plan.clients))
-        out: list[tuple[int, Header, bytes]] = [(site, header, tail) for site in self._u3]
+        out: list[Message] = [(site, header, tail) for site in self._u3]
         return self._announce(messages.CONSENTS, out, Step.REVEAL)
 
     # Step 5: shares are revealed, the sum is opened.
@@ -301,7 +305,7 @@ class Server(ServerChecks):
     def _on_reveal(self, frame: Frame) -> None:
         header = self._header(frame, messages.Reveal)
         site = frame.sender
-        relations = sorted((*self._within(site, self._u2), site))
+        relations = sorted((*self._within(site, frozenset(self._u2)), site))
         missing = set(self._sites(frame, header.missing))
         self._check_reveal_relations(site, missing, set(relations))
         given = tuple(peer for peer in relations if peer not in missing)
@@ -316,18 +320,18 @@ class Server(ServerChecks):
         plan = self.plan
         need = plan.protocol.share_threshold
         self._require_sites(Step.REVEAL, len(self._reveals), need)
-        survivors = set(self._u3)
+        survivors, sharers = frozenset(self._u3), frozenset(self._u2)
         # The mask seed of a site none of whose neighbours survived is in nobody's way.
-        wanted = [s for s in self._u2 if s in survivors or self._within(s, self._u3)]
+        wanted = [s for s in self._u2 if s in survivors or self._within(s, survivors)]
         recovery = Recovery(self._reveals)
         # A share that its holder says it could not open was dealt wrong or is withheld: by
         # dealer, that dealer and those holders.
         withheld: dict[int, set[int]] = {}
         for holder, (_, given) in self._reveals.items():
-            for dealer in {*self._within(holder, self._u2), holder} - set(given):
+            for dealer in {*self._within(holder, sharers), holder}.difference(given):
                 withheld.setdefault(dealer, {dealer}).add(holder)
         self_seeds: dict[int, bytes] = {}
-        mask_seeds: dict[int, bytes] = {}
+        mask_seeds: dict[int, ExchangeKey] = {}
         for holders, dealers in recovery.groups(wanted).items():
             for site in dealers:
                 self._require_holders(Step.REVEAL, site, len(holders), withheld.get(site))
@@ -338,14 +342,15 @@ class Server(ServerChecks):
                     self._check_commitment(site, found, holders)
                     self_seeds[site] = found
                 else:
-                    self._check_mask_key(site, found, holders)
-                    mask_seeds[site] = found
+                    exchange = ExchangeKey(found)
+                    self._check_mask_key(site, found, exchange.public, holders)
+                    mask_seeds[site] = exchange
         context = self.contexts.round
         keys, nonces, signs = unmask_keys(
             self_seeds,
             mask_seeds,
             self._adverts,
-            lambda site: self._within(site, self._u3),
+            lambda site: self._within(site, survivors),
             context,
             self._name,
         )
@@ -355,7 +360,7 @@ class Server(ServerChecks):
 
     def _unmask(self, keys: Any, nonces: Any, signs: Any) -> None:
         try:
-            add_keystreams(self._accumulator, keys, nonces, signs)
+            add_keystreams(self._accumulator, keys, nonces, signs, threads=self.threads)
         except BaseException:
             # Interrupted half-way: what is in the accumulator is neither masked nor open.
             self._end(MisuseError("opening the sum was interrupted", rule="interrupted"))
@@ -367,18 +372,22 @@ class Server(ServerChecks):
         total = lift(plan, self._accumulator)
         self._check_sum_range(total, self._u3)
         bitmap = to_bitmap(self._u3, plan.clients)
-        packed = bytearray(messages.input_size(plan))
-        bitpack.pack(self._accumulator, plan.wire_bits, packed)
-        digest = masks.aggregate_digest(self.contexts.round, bitmap, bytes(packed))
-        tail = bytes(packed) if plan.sites_receive else b""
+        # A site that receives the sum gets it packed; all share one copy. Without such sites no
+        # copy is made, and what is signed is read tile by tile.
+        packed = pack_sum(plan, self._accumulator) if plan.sites_receive else b""
+        digest = masks.aggregate_digest(
+            self.contexts.round,
+            bitmap,
+            [packed] if plan.sites_receive else packed_tiles(plan, self._accumulator),
+            messages.input_size(plan),
+        )
         header = messages.Result(digest, bitmap)
-        out: list[tuple[int, Header, bytes]] = [(site, header, tail) for site in self._u3]
+        out: list[Message] = [(site, header, packed) for site in self._u3]
         events = self._announce(messages.RESULT, out, None)
         result, weight = plan.pipeline.decode(total, len(self._u3))
         dropped, left = self._departures()
         aggregate = Aggregate(
             sum=result,
-            mean=result / weight if weight else None,
             weight=weight,
             survivors=self._names(self._u3),
             dropped=dropped,
@@ -396,12 +405,13 @@ class Server(ServerChecks):
         """Sites that are not in the sum, and survivors that left later, with their steps."""
         dropped: dict[str, str] = {}
         left: dict[str, str] = {}
+        u1, u2, u3 = (frozenset(members) for members in (self._u1, self._u2, self._u3))
         for site in range(self.plan.clients):
-            if site not in self._u1:
+            if site not in u1:
                 dropped[self._name(site)] = Step.ADVERTISE.label
-            elif site not in self._u2:
+            elif site not in u2:
                 dropped[self._name(site)] = Step.SHARE.label
-            elif site not in self._u3:
+            elif site not in u3:
                 dropped[self._name(site)] = Step.INPUT.label
             elif self.plan.signed and site not in self._consents:
                 left[self._name(site)] = Step.CONSENT.label
@@ -411,9 +421,7 @@ class Server(ServerChecks):
 
     # What closing a step has in common.
 
-    def _announce(
-        self, kind: Kind, out: list[tuple[int, Header, bytes]], after: Step | None
-    ) -> list[Event]:
+    def _announce(self, kind: Kind, out: list[Message], after: Step | None) -> list[Event]:
         """Send one message to each site that is not ended, once in this round's life."""
         closing = kind.step
         heard = sorted(
@@ -421,12 +429,18 @@ class Server(ServerChecks):
             for (number, site), digest in self._accepted.items()
             if self.kinds[number].step == closing and site not in self._faulty
         )
-        frames: list[tuple[int, bytes]] = []
+        sends: list[Event] = []
+        sent = 0
         said: list[bytes] = []
+        shared: tuple[bytes, bytes] | None = None  # a tail and its hash
         for site, header, tail in out:
             if site not in self._faulty:
-                frame, digest = self._frame(kind, site, header, tail)
-                frames.append((site, frame))
+                if shared is None or shared[0] is not tail:
+                    shared = tail, hashlib.sha256(tail).digest()
+                head, trailer, digest = self._around(kind, site, header, shared[1])
+                send = Send(self._name(site), head, tail, trailer)
+                sends.append(send)
+                sent += send.size
                 said.append(digest)
         transcript = digest_of(
             b"secagg transcript v1",
@@ -437,11 +451,10 @@ class Server(ServerChecks):
         self._claim(int(closing), transcript, b"")
         self._transcript = transcript
         now = time.monotonic()
-        sent = sum(len(frame) for _, frame in frames)
         self._costs.append(StepCost(closing.label, self._received, sent, now - self._clock))
         self._received, self._clock = 0, now
         self._step, self._done = after, after is None
-        return [Send(self._name(site), frame) for site, frame in frames]
+        return sends
 
     def _forget(self) -> None:
         """Drop what the round needed and nothing after it does."""
@@ -461,7 +474,7 @@ class Server(ServerChecks):
             "signatures": list(self._signatures.items()),
             "sealed": list(self._sealed.items()),
             "commitments": list(self._commitments.items()),
-            "accumulator": self._accumulator.tobytes(),
+            "accumulator": self._accumulator.view(np.uint8).data,
             "inputs": sorted(self._inputs),
             "sets": [list(self._u1), list(self._u2), list(self._u3)],
             "consents": list(self._consents.items()),

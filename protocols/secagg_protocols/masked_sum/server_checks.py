@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from secagg_native import check_padding
 
 from ..errors import DecodeError, EquivocationError, MisuseError, PeerError, ThresholdError
 from ..events import Step
-from ..keys import KEY_SIZE, agree, clamp, public_key
+from ..keys import KEY_SIZE, ExchangeKey, agree, clamp
 from ..party import Kind, Party
 from ..wire import Frame
 from . import masks
 
-_ANY_SCALAR = bytes(range(KEY_SIZE))
+_ANY_SCALAR: Final = ExchangeKey(bytes(range(KEY_SIZE)))
 
 
 class ServerChecks(Party):
@@ -126,10 +126,12 @@ class ServerChecks(Party):
                 "commitment", site, holders, "give another self seed than the one committed to"
             )
 
-    def _check_mask_key(self, site: int, secret: bytes, holders: tuple[int, ...]) -> None:
+    def _check_mask_key(
+        self, site: int, secret: bytes, public: bytes, holders: tuple[int, ...]
+    ) -> None:
         # Seeds that differ only in clamped bits have the same key, so without the first half
         # holders could move an honest dealer's secret and pass the blame on.
-        if secret != clamp(secret) or public_key(secret) != self._adverts[site][:KEY_SIZE]:
+        if secret != clamp(secret) or public != self._adverts[site][:KEY_SIZE]:
             raise self._inconsistent(
                 "mask-key", site, holders, "give another mask key than the one advertised"
             )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..keys import KEY_SIZE
+from secagg_native import bitpack, packed_size
+
+from ..keys import KEY_SIZE, ExchangeKey
+from ..plan import Plan
 from ..shamir import LIMBS, Shares, decode_shares, recover
-from . import masks
+from ..stages.base import TILE, tiles
+from ..wire import FrameBuffer
+from . import masks, messages
 
 #: What one site revealed: the shares back to back, and whose they are.
 Revealed = tuple[bytes, tuple[int, ...]]
@@ -19,20 +25,22 @@ class Recovery:
     """Revealed shares, grouped by who holds what so that many secrets decode at once."""
 
     def __init__(self, reveals: Mapping[int, Revealed]) -> None:
-        self._rows: dict[int, dict[int, int]] = {}
+        self._given: dict[int, npt.NDArray[np.intp]] = {}
         self._shares: dict[int, Shares] = {}
+        self._holders: dict[int, list[int]] = {}  # by dealer, ascending
         #: Dealers and holders of wrong shares: either may have lied.
         self.suspects: set[int] = set()
         for holder, (data, given) in sorted(reveals.items()):
-            self._rows[holder] = {dealer: row for row, dealer in enumerate(given)}
+            self._given[holder] = np.asarray(given, dtype=np.intp)  # ascending, as revealed
             self._shares[holder] = decode_shares(data, sender="")
+            for dealer in given:
+                self._holders.setdefault(dealer, []).append(holder)
 
     def groups(self, dealers: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
         """Dealers by the set of sites that revealed a share of theirs."""
         found: dict[tuple[int, ...], list[int]] = {}
         for dealer in dealers:
-            holders = tuple(holder for holder, rows in self._rows.items() if dealer in rows)
-            found.setdefault(holders, []).append(dealer)
+            found.setdefault(tuple(self._holders.get(dealer, ())), []).append(dealer)
         return found
 
     def recover(
@@ -41,17 +49,16 @@ class Recovery:
         """One secret per dealer, ``None`` where nothing decodes; notes suspects."""
         table = np.empty((len(holders), len(dealers), LIMBS), dtype=np.uint64)
         for row, holder in enumerate(holders):
-            rows = self._rows[holder]
-            table[row] = self._shares[holder][[rows[dealer] for dealer in dealers]]
+            table[row] = self._shares[holder][np.searchsorted(self._given[holder], dealers)]
         secrets, wrong = recover(holders, table, threshold)
-        for row, column in np.argwhere(wrong).tolist():
-            self.suspects |= {holders[row], dealers[column]}
+        self.suspects.update(holders[row] for row in np.flatnonzero(wrong.any(axis=1)).tolist())
+        self.suspects.update(dealers[at] for at in np.flatnonzero(wrong.any(axis=0)).tolist())
         return secrets
 
 
 def unmask_keys(
     self_seeds: Mapping[int, bytes],
-    mask_seeds: Mapping[int, bytes],
+    mask_seeds: Mapping[int, ExchangeKey],
     adverts: Mapping[int, bytes],
     survivors_near: Callable[[int], Sequence[int]],
     round_context: bytes,
@@ -67,10 +74,28 @@ def unmask_keys(
     for site, seed in self_seeds.items():
         keys.append(masks.self_mask(seed, site, round_context))
         signs.append(-1)
-    for site, seed in mask_seeds.items():
+    for site, exchange in mask_seeds.items():
         own = (site, adverts[site][:KEY_SIZE])
         for peer in survivors_near(site):
             other = (peer, adverts[peer][:KEY_SIZE])
-            keys.append(masks.pair_mask(seed, own, other, round_context, sender=name(peer)))
+            keys.append(masks.pair_mask(exchange, own, other, round_context, sender=name(peer)))
             signs.append(-masks.pair_sign(peer, site))
     return masks.key_arrays(keys, signs)
+
+
+def pack_sum(plan: Plan, ring: Any) -> bytes:
+    """The ring sum in the packed form that travels."""
+    size = messages.input_size(plan)
+    buffer = FrameBuffer(size)
+    with buffer.view(0, size) as view:
+        bitpack.pack(ring, plan.wire_bits, view)
+    return bytes(buffer)
+
+
+def packed_tiles(plan: Plan, ring: Any) -> Iterator[memoryview]:
+    """The same piece by piece, in one small buffer: each piece is to be used up at once."""
+    buffer = memoryview(bytearray(packed_size(TILE, plan.wire_bits)))
+    for start, stop in tiles(plan.ring_length):
+        piece = buffer[: packed_size(stop - start, plan.wire_bits)]
+        bitpack.pack(ring[start:stop], plan.wire_bits, piece)
+        yield piece

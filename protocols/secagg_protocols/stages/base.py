@@ -71,7 +71,11 @@ class Encoder(Protocol):
         ...
 
     def tile(self, out: Array, start: int) -> None:
-        """Write coordinates ``start .. start + len(out)`` into ``out``."""
+        """Write coordinates ``start .. start + len(out)`` into ``out``.
+
+        ``out`` has the encoder's dtype. One of float32 fills float64 as well, and one of
+        integers uint16, uint32 or uint64: with its integers modulo 2^16, 2^32, 2^64.
+        """
         ...
 
 
@@ -93,7 +97,7 @@ class Stage(Protocol):
         ...
 
     def decode(self, total: Array, totals: Totals, given: Bounds) -> Array:
-        """Undo the stage on the sum."""
+        """Undo the stage on the sum. ``total`` is handed over: the answer may use its memory."""
         ...
 
 
@@ -116,7 +120,7 @@ class ArrayEncoder:
         return self.array.dtype
 
     def tile(self, out: Array, start: int) -> None:
-        """Copy (and widen) a slice."""
+        """Copy a slice: reals are widened, integers widened or reduced modulo 2^lane."""
         out[:] = self.array[start : start + out.shape[0]]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from ..errors import PlanError
 from .base import TILE, Array, Bounds, Encoder, Rand, Totals, tiles
+
+_LARGEST_FLOAT32: Final = float(np.finfo(np.float32).max)
 
 
 def check_clip(clip: float) -> float:
@@ -73,11 +76,13 @@ class _Limited:
         self.source = source
         self.clip = clip
         self.length = source.length
-        self.dtype = np.dtype(np.float64)
+        # Limits that float32 holds exactly give the same values in half the memory.
+        exact = clip <= _LARGEST_FLOAT32 and float(np.float32(clip)) == clip
+        self.dtype = source.dtype if exact else np.dtype(np.float64)
 
     def tile(self, out: Array, start: int) -> None:
         self.source.tile(out, start)
-        np.clip(out, -self.clip, self.clip, out=out)
+        out.clip(-self.clip, self.clip, out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ class ClipL2:
         for start, stop in tiles(x.length):
             part = buffer[: stop - start]
             x.tile(part, start)
-            largest = max(largest, float(np.abs(part).max()))
+            largest = max(largest, float(part.max()), -float(part.min()))
         if largest == 0.0:
             return _Scaled(x, 1.0, 1.0)
         squares = 0.0

@@ -9,8 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from secagg_native import is_finite
+
 from ..errors import MisuseError, PlanError
-from .base import TILE, Array, ArrayEncoder, Bounds, Encoder, Rand, Stage, Totals, tiles
+from .base import TILE, Array, ArrayEncoder, Bounds, Encoder, Rand, Stage, Totals
 from .clip import ClipL2, ClipLinf
 from .integers import Integers
 from .quantise import Quantise
@@ -97,7 +99,10 @@ class Pipeline:
         ]
 
     def check_input(self, x: object, weight: object) -> tuple[Array, int]:
-        """The vector and weight as they may enter; :class:`MisuseError` otherwise."""
+        """The vector and weight as they may enter; :class:`MisuseError` otherwise.
+
+        The vector is ``x`` itself, or a copy where its memory has gaps.
+        """
         # Not a subclass: a masked array would hide what is under its mask from the checks.
         if type(x) is not np.ndarray:
             raise MisuseError(
@@ -124,14 +129,14 @@ class Pipeline:
             raise MisuseError(
                 f"the weight lies outside [{lowest}, {self.max_weight}]", rule="input-weight"
             )
-        if x.dtype.kind == "f" and not all(
-            np.isfinite(x[start:stop]).all() for start, stop in tiles(self.length)
-        ):
+        # The kernels read contiguous, aligned memory; the caller's own array mostly is.
+        array = x if x.flags.c_contiguous and x.flags.aligned else x.copy()
+        if array.dtype.kind == "f" and not is_finite(array):
             raise MisuseError("the vector has NaN or infinity", rule="input-finite")
-        return np.ascontiguousarray(x), int(weight)
+        return array, int(weight)
 
     def begin(self, x: Array, weight: int, rand: Rand) -> Encoder:
-        """Start one checked vector; the encoder gives int64 coordinates, extras last."""
+        """Start one checked vector; the encoder gives integers, extras last."""
         source: Encoder = ArrayEncoder(x)
         for index, stage in enumerate(self.stages):
             if index == self._weigh_before:
@@ -142,7 +147,10 @@ class Pipeline:
         return _WithExtras(source, [weight] if self.extras else [])
 
     def decode(self, total: npt.NDArray[np.int64], count: int) -> tuple[Array, int]:
-        """(sum in the vector's units, total weight) from the lifted integer sum."""
+        """(sum in the vector's units, total weight) from the lifted integer sum.
+
+        ``total`` is handed over: the sum may lie in its memory.
+        """
         weight = int(total[self.length]) if self.extras else count
         totals = Totals(
             count=count, weight=weight, extras={"weight": weight} if self.extras else {}
@@ -169,7 +177,11 @@ class _Weighted:
 
     def tile(self, out: Array, start: int) -> None:
         self.source.tile(out, start)
-        out *= out.dtype.type(self.weight)
+        if out.dtype.kind == "u":
+            # Modulo 2^lane, where a weight may be reduced as well.
+            out *= out.dtype.type(self.weight & int(np.iinfo(out.dtype).max))
+        else:
+            out *= out.dtype.type(self.weight)
 
 
 class _WithExtras:

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from secagg_native.quantise import dequantise, quantise
+from secagg_native.quantise import Rounding, dequantise
 
 from ..errors import PlanError
 from ..keys import hkdf
-from .base import Array, Bounds, Encoder, Rand, Totals
+from .base import TILE, Array, Bounds, Encoder, Rand, Totals, tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,20 @@ class Quantise:
         if self.rounding == "stochastic":
             material = hkdf(rand(), b"secagg stochastic rounding v1", 24)
             key, nonce = material[:16], material[16:]
-        return _Rounded(x, self._scale(given), int(after.high or 0), key, nonce)
+        rounding = Rounding(
+            scale=self._scale(given),
+            limit=int(after.high or 0),
+            key=key,
+            nonce=nonce,
+            mode=self.rounding,
+        )
+        return _Rounded(x, rounding)
 
     def decode(self, total: Array, totals: Totals, given: Bounds) -> Array:
-        """Levels back to the units of the vector, float64."""
-        out = np.empty(total.shape[0], dtype=np.float64)
-        dequantise(np.ascontiguousarray(total, dtype=np.int64), out, scale=self._scale(given))
+        """Levels back to the units of the vector, float64, in the memory of the levels."""
+        levels = np.ascontiguousarray(total, dtype=np.int64)
+        out: Array = levels.view(np.float64)
+        dequantise(levels, out, scale=self._scale(given))
         return out
 
     def _scale(self, given: Bounds) -> float:
@@ -90,30 +98,18 @@ class Quantise:
 
 
 class _Rounded:
-    __slots__ = ("buffer", "dtype", "key", "length", "most", "nonce", "scale", "source")
+    __slots__ = ("buffer", "dtype", "length", "rounding", "source")
 
-    def __init__(self, source: Encoder, scale: float, most: int, key: bytes, nonce: bytes) -> None:
+    def __init__(self, source: Encoder, rounding: Rounding) -> None:
         self.source = source
-        self.scale = scale
-        self.most = most
-        self.key = key
-        self.nonce = nonce
+        self.rounding = rounding
         self.length = source.length
         self.dtype = np.dtype(np.int64)
-        self.buffer = np.empty(0, dtype=np.float64)
+        self.buffer = np.empty(min(TILE, source.length), dtype=source.dtype)
 
     def tile(self, out: Array, start: int) -> None:
-        if self.buffer.size < out.shape[0]:
-            self.buffer = np.empty(out.shape[0], dtype=np.float64)
-        part = self.buffer[: out.shape[0]]
-        self.source.tile(part, start)
-        quantise(
-            part,
-            out,
-            scale=self.scale,
-            limit=self.most,
-            key=self.key,
-            nonce=self.nonce,
-            start=start,
-            mode="stochastic" if self.key else "nearest",
-        )
+        # Whatever is asked for, reals are held for a stretch that stays in the cache.
+        for low, high in tiles(out.shape[0]):
+            part = self.buffer[: high - low]
+            self.source.tile(part, start + low)
+            self.rounding.write(part, out[low:high], start + low)

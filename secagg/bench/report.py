@@ -1,0 +1,171 @@
+"""The page that is made from a run: every number in it comes from the file, none is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from . import peers, plots, text
+from .results import CaseResult, Run
+
+#: Where a report says that its plots lie, beside the page.
+FIGURES: Final = "figures"
+
+_INTRODUCTION: Final = """\
+What masking, packing, sharing and whole rounds cost, beside public peers and beside what the
+hardware can do at best, all measured in one run. This page is made from [{source}]({source}) by
+`secagg bench --report`; no number in it is typed by hand.
+"""
+
+_METHOD: Final = """\
+- Works that are compared take turns (A B A B ...), so that a busy spell of the machine meets all
+  of them. A ratio is that of the medians; its spread is that of the ratios of neighbouring samples.
+- Every work runs once or twice before it is timed; the garbage collector is off meanwhile.
+- Limits are measured in the same run: AES-128's ten rounds on blocks that never leave the
+  registers, OpenSSL's keystream in the best of several piece sizes, a copy of as many bytes.
+- Peers are unmodified and pinned. Flower's mask is timed in fresh processes and in two ways. *In
+  its client's loop*: each result takes the place of the one before, and memory is used again. *On
+  fresh memory*: the same loop where each array is mapped anew, as malloc does by default beyond
+  4M coordinates, and for the first masks of a process. Ours works in place in both. Both are held
+  against the same bar.
+- Flower's whole round is composed: each function that its workflow and mod call, timed at the real
+  size, times its calls. The calls are counted in a real round of every run, and a composed round
+  is compared with real ones at a size that can be run whole. Dropped sites leave after their keys
+  are shared. On our side they still do the work of masking, on Flower's they do not.
+- Memory is the largest resident set of a fresh process less what was resident before, libraries
+  and compiled kernels being loaded by then.
+- A client's cost over clients is CPU time; bytes are those of the messages, all counted.
+"""
+
+_REPEAT: Final = """\
+`make bench` installs the peers into an environment of their own and runs everything. By hand:
+
+```console
+$ secagg bench --out bench-output
+$ secagg bench --quick --only mask-1m --only shamir
+$ secagg bench --report bench-output/results.json --out docs
+```
+
+The first takes about {minutes} minutes on the machine above. Without the peers
+(`{install}`) the rest still runs, and the table says what was left out.
+`pytest benchmarks` times the same works one by one with pytest-benchmark, at small sizes unless
+`--full` is given.
+"""
+
+
+def page(run: Run, *, source: str) -> str:
+    """Markdown of a run. ``source``: the file of the run, as a link from the page."""
+    met = sum(verdict.met is True for verdict in run.verdicts)
+    missed = sum(verdict.met is False for verdict in run.verdicts)
+    rest = len(run.verdicts) - met - missed
+    parts = [
+        "# Performance",
+        _INTRODUCTION.format(source=source).strip(),
+        "## Bars",
+        f"{met} met, {missed} missed, {rest} not measured.",
+        _table(
+            ["line", "bar", "measured", "quartiles (extremes)", "verdict"],
+            [
+                [
+                    verdict.bar.text,
+                    text.wanted(verdict.bar),
+                    text.figure(verdict.figure, verdict.bar.unit),
+                    text.between(verdict.spread),
+                    text.outcome(verdict),
+                ]
+                for verdict in run.verdicts
+            ],
+        ),
+        *_image(run, plots.BARS),
+        "## Machine",
+        _table(["what", "value"], _machine(run)),
+        "## Plots",
+        *(line for name in plots.named(run) if name != plots.BARS for line in _image(run, name)),
+        "## Cases",
+        *(line for case in run.cases for line in _case(case)),
+        "## How it is measured",
+        _METHOD.strip(),
+        "## How to repeat",
+        _REPEAT.format(minutes=max(1, round(run.seconds / 60)), install=peers.INSTALL).strip(),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(run: Run) -> list[list[str]]:
+    where = run.machine
+    rows = [
+        ["date", run.date],
+        ["secagg", run.version],
+        ["processor", where.cpu],
+        ["features", ", ".join(where.features)],
+        ["cores, threads at most", f"{where.cores}, {run.threads}"],
+        ["memory", f"{where.memory_gib} GiB"],
+        ["system", where.system],
+        ["Python", where.python],
+        ["OpenSSL", where.openssl],
+        ["mask kernel", where.kernel],
+        ["load before the run (1, 5, 15 minutes)", ", ".join(map(str, where.load))],
+        ["samples at least", str(run.runs)],
+        ["sizes", run.scale],
+        ["duration", text.duration(run.seconds)],
+    ]
+    rows += [[name, version] for name, version in where.packages.items()]
+    rows += [[f"left out: {name}", reason] for name, reason in run.left_out.items()]
+    return rows
+
+
+def _case(case: CaseResult) -> list[str]:
+    sizes = ", ".join(
+        f"{name.replace('_', ' ')} {_plain(value)}" for name, value in case.sizes.items()
+    )
+    lines = [f"### {case.title}", f"`{case.id}`: {sizes}."]
+    if case.error:
+        lines.append(f"It did not finish: {case.error}")
+    if case.timings:
+        rows = [
+            [
+                timed.name,
+                text.duration(timed.spread.median),
+                f"{text.duration(timed.spread.first)} to {text.duration(timed.spread.third)}",
+                f"{text.duration(timed.spread.lowest)} to {text.duration(timed.spread.highest)}",
+                str(len(timed.seconds)),
+                text.rate(timed),
+            ]
+            for timed in case.timings
+        ]
+        head = ["work", "median", "quartiles", "extremes", "samples", "at the median"]
+        lines.append(_table(head, rows, [1, 4, 5]))
+    for listing in case.listings:
+        lines += [f"{listing.title}:", _table(listing.columns, listing.rows, listing.numbers)]
+    if case.notes:
+        lines.append("\n".join(f"- {note}" for note in case.notes))
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " / ".join(_plain(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _image(run: Run, name: str) -> list[str]:
+    if name not in plots.named(run):
+        return []
+    title = plots.title(name)
+    return [f"![{title}]({FIGURES}/{plots.file_name(name)})"]
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()
+) -> str:
+    """A table in Markdown; ``numbers`` are the columns set flush right."""
+    rule = ["---:" if index in numbers else "---" for index in range(len(columns))]
+    cells = [columns, rule, *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in cells)
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", " ")
+
+
+__all__ = ["FIGURES", "page"]
