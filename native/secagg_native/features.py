@@ -42,6 +42,12 @@ def aes_variant() -> str:
     return check_aes_variant(forced, AES_ENVIRONMENT)
 
 
+def check_forced() -> None:
+    """Raise ValueError where SECAGG_AES names a variant that cannot run; else load nothing."""
+    if os.environ.get(AES_ENVIRONMENT):
+        aes_variant()
+
+
 def check_aes_variant(name: str, where: str) -> str:
     """Return `name`, or raise ValueError (naming `where` it was given) if it cannot run here."""
     if name not in AES_VARIANTS:

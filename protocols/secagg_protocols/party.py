@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
+from secagg_native import features
+
 from .errors import (
     AuthenticationError,
     DecodeError,
@@ -125,6 +127,10 @@ class Party:
             raise MisuseError(f"threads: an integer from 1 to {MAX_THREADS}", rule="arguments")
         #: Cores that keystreams may use. Of this machine, so it is not in a dump.
         self.threads = threads
+        try:
+            features.check_forced()
+        except ValueError as error:
+            raise MisuseError(str(error), rule="kernel") from None
         self._check_session()
         self._check_identity()
         self.contexts = Contexts(plan, self.session, round)
