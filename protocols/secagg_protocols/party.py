@@ -234,7 +234,8 @@ class Party:
         return SERVER_NAME if index == SERVER else self.plan.roster.sites[index][0]
 
     def _names(self, indices: Any) -> tuple[str, ...]:
-        return tuple(self._name(i) for i in sorted(indices))
+        sites = self.plan.roster.sites
+        return tuple(sites[i][0] for i in sorted(indices))
 
     def _public(self, index: int) -> bytes:
         roster = self.plan.roster

@@ -31,7 +31,7 @@ _METHOD: Final = """\
 - Flower's whole round is composed: each function that its workflow and mod call, timed at the real
   size, times its calls. The calls are counted in a real round of every run, and a composed round
   is compared with real ones at a size that can be run whole. Dropped sites leave after their keys
-  are shared. On our side they still do the work of masking, on Flower's they do not.
+  are shared and mask nothing, on both sides. On both the sum stays at the server.
 - Memory is the largest resident set of a fresh process less what was resident before, libraries
   and compiled kernels being loaded by then.
 - A client's cost over clients is CPU time; bytes are those of the messages, all counted.
