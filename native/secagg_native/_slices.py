@@ -33,11 +33,22 @@ def run(work: Callable[[int, int], object], length: int, grain: int, threads: in
         except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
             errors.append(error)
 
-    others = [threading.Thread(target=take, daemon=True) for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
-    take()
-    for thread in others:
-        thread.join()
+    others: list[threading.Thread] = []
+    try:
+        for _ in range(threads - 1):
+            thread = threading.Thread(target=take, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                break  # the system gives no more threads: those that there are do the work
+            others.append(thread)
+        take()
+    except BaseException as error:
+        errors.append(error)
+        raise
+    finally:
+        # Nobody may write to the caller's memory once this function was left.
+        for thread in others:
+            thread.join()
     if errors:
         raise errors[0]

@@ -42,8 +42,13 @@ def aes_variant() -> str:
     return check_aes_variant(forced, AES_ENVIRONMENT)
 
 
-def check_forced() -> None:
-    """Raise ValueError where SECAGG_AES names a variant that cannot run; else load nothing."""
+def check_environment() -> None:
+    """Raise ValueError where the environment asks for what cannot run; load nothing otherwise.
+
+    That is a variant in SECAGG_AES that this host lacks, or NUMBA_DISABLE_JIT.
+    """
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise ValueError("NUMBA_DISABLE_JIT is set, and kernels need numba's compiler")
     if os.environ.get(AES_ENVIRONMENT):
         aes_variant()
 

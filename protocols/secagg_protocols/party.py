@@ -128,7 +128,7 @@ class Party:
         #: Cores that keystreams may use. Of this machine, so it is not in a dump.
         self.threads = threads
         try:
-            features.check_forced()
+            features.check_environment()
         except ValueError as error:
             raise MisuseError(str(error), rule="kernel") from None
         self._check_session()

@@ -39,3 +39,16 @@ def test_an_unknown_kernel_is_refused_when_a_party_is_made(name: str) -> None:
     assert len(lines) == 2
     for line in lines:
         assert line.startswith("kernel SECAGG_AES must be one of vaes512, vaes256, aesni, openssl")
+
+
+def test_a_switched_off_compiler_is_refused_when_a_party_is_made() -> None:
+    done = run(
+        [sys.executable, "-c", CODE],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("kernel NUMBA_DISABLE_JIT is set") for line in lines)

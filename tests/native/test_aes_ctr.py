@@ -3,6 +3,8 @@
 import os
 import pickle
 import sys
+import threading
+import time
 from subprocess import run
 
 import numpy as np
@@ -421,7 +423,12 @@ def test_a_variant_that_cannot_run_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     "environment",
-    [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "+sse2"}, {"NUMBA_DISABLE_JIT": "1"}],
+    [
+        {"NUMBA_CPU_NAME": "generic"},
+        {"NUMBA_CPU_NAME": "host"},
+        {"NUMBA_CPU_FEATURES": "+sse2"},
+        {"NUMBA_DISABLE_JIT": "1"},
+    ],
 )
 def test_no_instruction_is_compiled_that_the_target_lacks(environment):
     """Without the gate LLVM would end the process (a generic target has no AES instructions)."""
@@ -440,6 +447,59 @@ def test_import_is_light():
     )
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_without_avx_the_narrow_variant_is_left():
+    code = (
+        "import secagg_native as n; print(n.variant(), n.keystream(bytes(16), bytes(8), 1, 'u4'))"
+    )
+    done = run_python(code, SECAGG_AES="", NUMBA_ENABLE_AVX="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] in {"aesni", "openssl"}
+
+
+def test_without_the_compiler_kernels_say_so():
+    done = run_python(
+        "import numpy as np, secagg_native as n; n.pack(np.zeros(9, 'u4'), 9, bytearray(11))",
+        NUMBA_DISABLE_JIT="1",
+    )
+    assert "RuntimeError: kernels need numba's compiler: unset NUMBA_DISABLE_JIT" in done.stderr
+
+
+def test_a_thread_that_does_not_start_leaves_its_work_to_the_others(monkeypatch):
+    """The system may give no more threads; nobody may write after the call has returned."""
+    starts = []
+    start = threading.Thread.start
+
+    def sometimes(thread):
+        starts.append(thread)
+        if len(starts) > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", sometimes)
+    streams = Keystreams(*arrays([(bytes(16), bytes(8))], [1]))
+    acc = np.zeros(1 << 20, np.uint32)
+    streams.add_to(acc, threads=4)
+    assert len(starts) == 2
+    assert np.array_equal(acc, keystream(bytes(16), bytes(8), 1 << 20, np.uint32))
+
+
+def test_an_error_in_a_thread_reaches_the_caller_after_all_have_stopped(monkeypatch):
+    streams = Keystreams(*arrays([(bytes(16), bytes(8))], [1]))
+    running = []
+
+    def body(self, acc, start):
+        running.append(1)
+        time.sleep(0.01)
+        running.pop()
+        if start:
+            raise MemoryError
+
+    monkeypatch.setattr(Keystreams, "_add" if streams.variant != "openssl" else "add_to", body)
+    with pytest.raises(MemoryError):
+        streams.add_to(np.zeros(1 << 20, np.uint32), threads=3)
+    assert running == []
 
 
 def test_a_mapped_file_is_an_accumulator(variant, tmp_path):

@@ -454,7 +454,7 @@ def test_a_folder_that_others_can_write_to_is_neither_read_nor_written(package):
 
 
 def test_a_private_folder_is_private(tmp_path):
-    assert _jit.is_private(tmp_path)
+    assert _jit.private(tmp_path)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o707, 0o1777, 0o702])
@@ -462,17 +462,17 @@ def test_a_folder_that_anyone_can_write_to_is_not_private(tmp_path, mode):
     folder = tmp_path / "folder"
     folder.mkdir()
     folder.chmod(mode)
-    assert not _jit.is_private(folder)
+    assert not _jit.private(folder)
 
 
 def test_nor_is_one_that_anyone_could_swap(tmp_path):
     folder = tmp_path / "above" / "folder"
     folder.mkdir(parents=True)
     (tmp_path / "above").chmod(0o777)
-    assert not _jit.is_private(folder)
+    assert not _jit.private(folder)
     # As in /tmp: others cannot rename what is not theirs.
     (tmp_path / "above").chmod(0o1777)
-    assert _jit.is_private(folder)
+    assert _jit.private(folder)
 
 
 def test_links_are_followed(tmp_path):
@@ -480,9 +480,9 @@ def test_links_are_followed(tmp_path):
     inner = tmp_path / "open" / "inner"
     inner.mkdir(parents=True)
     (tmp_path / "link").symlink_to(inner)
-    assert _jit.is_private(tmp_path / "link")
+    assert _jit.private(tmp_path / "link")
     (tmp_path / "open").chmod(0o777)
-    assert not _jit.is_private(tmp_path / "link")
+    assert not _jit.private(tmp_path / "link")
 
 
 def test_a_folder_of_another_user_is_not_private(tmp_path, monkeypatch):
@@ -492,7 +492,7 @@ def test_a_folder_of_another_user_is_not_private(tmp_path, monkeypatch):
         os.chown(folder, 54321, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    assert not _jit.is_private(folder)
+    assert not _jit.private(folder)
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -500,7 +500,7 @@ def test_a_group_may_write_if_it_is_the_users_own(tmp_path, monkeypatch, own):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder").chmod(0o770)
     monkeypatch.setattr(_jit, "_is_own_group", lambda group: own)
-    assert _jit.is_private(tmp_path / "folder") is own
+    assert (_jit.private(tmp_path / "folder") is not None) is own
 
 
 @pytest.mark.parametrize(
@@ -533,8 +533,59 @@ def test_the_users_own_group(monkeypatch, group, user, own):
 
     monkeypatch.setattr(grp, "getgrgid", find_group)
     monkeypatch.setattr(pwd, "getpwuid", find_user)
+    accounts = [pwd.struct_passwd((*user[:1], "x", 1, user[1], "", "/", "/bin/sh"))] if user else []
+    monkeypatch.setattr(pwd, "getpwall", lambda: accounts)
     assert _jit._is_own_group(1000) is own
-    assert _jit._is_own_group(0)
+
+
+@pytest.mark.parametrize(
+    ("listed", "accounts", "own"),
+    [([], [], True), (["root"], ["root"], True), (["bob"], [], False), ([], ["bob"], False)],
+)
+def test_the_group_of_root(monkeypatch, listed, accounts, own):
+    """An account may have a group as its own without being listed in it."""
+    import grp
+    import pwd
+
+    found = [pwd.struct_passwd((name, "x", 7, 0, "", "/", "/bin/sh")) for name in accounts]
+    monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(("root", "x", 0, listed)))
+    monkeypatch.setattr(pwd, "getpwall", lambda: found)
+    assert _jit._is_own_group(0) is own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
+@pytest.mark.parametrize("given", [False, True])
+def test_no_file_can_be_written_by_others_whatever_the_umask(package, umask, given):
+    place = package.parent / "home" / "given"
+    place.mkdir(mode=0o700)
+    environment = {"NUMBA_CACHE_DIR": str(place)} if given else {}
+    assert child(package, f"os.umask({umask})\n" + BOTH, **environment)["hits"] == 0
+    files = kept(place if given else in_tree(package))
+    assert len(files) == 3
+    for path in files:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o600 if given else 0o644 & ~umask)
+
+
+@pytest.mark.parametrize("spoilt", ["group", "others", "link", "owner", "fifo"])
+def test_a_file_that_others_could_have_written_is_not_loaded(filled, spoilt):
+    for path in kept(in_tree(filled)):
+        if spoilt in {"group", "others"}:
+            path.chmod(0o664 if spoilt == "group" else 0o646)
+        elif spoilt == "link":
+            path.rename(path.with_suffix(".real"))
+            path.symlink_to(path.with_suffix(".real"))
+        elif spoilt == "owner":
+            if os.geteuid() != 0:
+                pytest.skip("only root can give a file away")
+            os.chown(path, 54321, -1)
+        else:
+            path.unlink()
+            os.mkfifo(path, 0o600)
+    assert child(filled) == {"hits": 0, "warnings": []}
+    # They were replaced by files of our own.
+    assert child(filled) == {"hits": 3, "warnings": []}
 
 
 def test_a_kernel_closes_over_nothing():

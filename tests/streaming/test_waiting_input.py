@@ -10,6 +10,7 @@ import pytest
 
 import secagg
 from secagg import MisuseError, Send
+from secagg_native import bitpack
 from secagg_protocols.masked_sum import messages
 from support.world import World, make_plan
 
@@ -85,6 +86,47 @@ class Late:
 def test_an_unchanged_vector_is_sent_when_the_shares_come() -> None:
     late = Late()
     late.run(late.receive)
+    late.assert_exact()
+
+
+def test_a_vector_that_changes_while_it_is_encoded_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half old and half new it could be larger than its clip."""
+    late = Late()
+    pack = bitpack.pack
+
+    def write_meanwhile(*arguments: Any) -> None:
+        pack(*arguments)
+        late.vector[0] += 1
+
+    def finish() -> list[Any]:
+        monkeypatch.setattr(bitpack, "pack", write_meanwhile)
+        late.changed(late.receive)
+        monkeypatch.undo()
+        events: list[Any] = late.party.submit(late.vector)
+        return events
+
+    late.run(finish)
+    late.assert_exact()
+
+
+def test_the_message_can_be_taken_again_after_any_other_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = Late()
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    def finish() -> list[Any]:
+        monkeypatch.setattr(bitpack, "pack", fail)
+        with pytest.raises(MemoryError):
+            late.receive()
+        monkeypatch.undo()
+        return late.receive()
+
+    late.run(finish)
     late.assert_exact()
 
 

@@ -9,15 +9,16 @@ the `.pyc` of this file or in the user's cache folder. Reading needs no right to
 image may be filled once and run read-only. Where nothing can be written, kernels are compiled
 anew in each process, with one `UncachedWarning`; a damaged file is compiled anew and replaced.
 
-Loading a kernel is running code, so whoever can write to the folder runs code as this user. The
-folder of the `.pyc` files has that property already: whoever can write there can change what
-`import secagg` runs, and it is used as it is. Every other folder must add nobody to those: it and
-the folders above it must belong to the user or to root, and be writable by no one else. Folders
-made here are made with mode 700. Two exceptions keep ordinary systems working: above the folder,
-the sticky bit is enough (others cannot replace what is not theirs), and a group may write where
-it is root's or the user's own (of the user's name and without other members, as systems with
-umask 002 have it). A folder that fails is neither read nor written. The checksum in each file is
-for accidents, not for attackers.
+Loading a kernel is running code, so whoever can write the file or its folder runs code as this
+user. The folder of the `.pyc` files has that property already: whoever can write there can change
+what `import secagg` runs, and it is used as it is. Every other folder must add nobody to those: it
+and the folders above it must belong to the user or to root, and be writable by no one else.
+Folders made here are made with mode 700. Two exceptions keep ordinary systems working: above the
+folder, the sticky bit is enough (others cannot replace what is not theirs), and a group may write
+where it is root's or the user's own and nobody else is in it (as systems with umask 002 have it;
+access lists are not looked at). A folder that fails is neither read nor written. A file must be a
+regular one, belong to the user, root or its folder's owner, and be writable by no one else; files
+are made so, whatever the umask. The checksum in each is for accidents, not for attackers.
 """
 
 import errno
@@ -59,18 +60,30 @@ def kernel(body: Body) -> Body:
         raise TypeError(
             "a kernel must not close over variables: files on disk know nothing of them"
         )
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError("kernels need numba's compiler: unset NUMBA_DISABLE_JIT")
     if numba.version_info[:2] > LAST_KNOWN_NUMBA:
-        try:
-            return cast(Body, numba.njit(nogil=True, cache=True)(body))
-        except RuntimeError:
-            _warn_uncached("no folder can be written")
-            return cast(Body, numba.njit(nogil=True)(body))
+        return _kept_by_numba(body)
     compiled = numba.njit(nogil=True)(body)
-    # With NUMBA_DISABLE_JIT, numba returns the body itself.
-    if compiled is not body:
-        module = body.__module__.rpartition(".")[2]
-        compiled._cache = Store(f"{module}.{body.__qualname__}", _stamp(inspect.getfile(body)))
+    module = body.__module__.rpartition(".")[2]
+    compiled._cache = Store(f"{module}.{body.__qualname__}", _stamp(inspect.getfile(body)))
     return cast(Body, compiled)
+
+
+def _kept_by_numba(body: Body) -> Body:
+    """Compile for a release that `Store` was not tried with; a given folder must be private."""
+    given = numba.config.CACHE_DIR
+    try:
+        if given:
+            Path(given).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if private(Path(given)) is None:
+                raise PermissionError(errno.EACCES, "others could write to it")
+        return cast(Body, numba.njit(nogil=True, cache=True)(body))
+    except OSError as error:
+        _warn_uncached(f"{given}: {error.strerror}")
+    except RuntimeError:
+        _warn_uncached("no folder can be written")
+    return cast(Body, numba.njit(nogil=True)(body))
 
 
 def inlined(body: Body) -> Body:
@@ -127,9 +140,11 @@ class Store:
         for folder, must_be_private in _folders():
             try:
                 folder.mkdir(mode=0o700 if must_be_private else 0o777, parents=True, exist_ok=True)
-                if must_be_private and not is_private(folder):
+                place = private(folder) if must_be_private else folder
+                if place is None:
                     raise PermissionError(errno.EACCES, "others could write to it")
-                _replace(folder / self._file(key), body + _checksum(key, body))
+                mode = 0o600 if must_be_private else 0o644
+                _replace(place / self._file(key), body + _checksum(key, body), mode)
             except OSError as error:
                 reason = f"{folder}: {error.strerror}"
             else:
@@ -147,9 +162,10 @@ class Store:
     def _load(self, key: bytes, target: Any) -> Any:
         for folder, must_be_private in _folders():
             try:
-                if must_be_private and not is_private(folder):
+                place = private(folder) if must_be_private else folder
+                if place is None:
                     continue
-                data = (folder / self._file(key)).read_bytes()
+                data = _read(place / self._file(key))
             except OSError:
                 continue  # it is not there, or not for us to read
             body, checksum = data[:-_DIGEST], data[-_DIGEST:]
@@ -165,28 +181,27 @@ class Store:
         return None
 
 
-def is_private(folder: Path) -> bool:
-    """Tell whether nobody but the user and root can change what is in `folder`, or swap it.
+def private(folder: Path) -> Path | None:
+    """Return `folder` without links, if nobody but the user and root can change or swap it.
 
-    Raises OSError where the folder or one above it cannot be looked at.
+    What is returned is what was looked at, so it is the path to use. Raises OSError where the
+    folder or one above it cannot be looked at.
     """
-    folder = folder.resolve(strict=True)
-    for place in (folder, *folder.parents):
+    resolved = folder.resolve(strict=True)
+    for place in (resolved, *resolved.parents):
         found = place.stat()
         if found.st_uid not in (0, os.geteuid()):
-            return False
-        sticky = place != folder and found.st_mode & stat.S_ISVTX
+            return None
+        sticky = place != resolved and found.st_mode & stat.S_ISVTX
         if found.st_mode & stat.S_IWOTH and not sticky:
-            return False
+            return None
         if found.st_mode & stat.S_IWGRP and not sticky and not _is_own_group(found.st_gid):
-            return False
-    return True
+            return None
+    return resolved
 
 
 def _is_own_group(group: int) -> bool:
-    """Tell whether only this user and root are in a group: it is root's or the user's own."""
-    if group == 0:
-        return True
+    """Tell whether a group is root's or the user's own, and nobody else's by list or account."""
     import grp
     import pwd
 
@@ -194,9 +209,10 @@ def _is_own_group(group: int) -> bool:
         entry, user = grp.getgrgid(group), pwd.getpwuid(os.geteuid())
     except KeyError:
         return False
-    return (entry.gr_name, entry.gr_gid) == (user.pw_name, user.pw_gid) and set(entry.gr_mem) <= {
-        user.pw_name
-    }
+    if group != 0 and (entry.gr_name, entry.gr_gid) != (user.pw_name, user.pw_gid):
+        return False
+    members = set(entry.gr_mem) | {who.pw_name for who in pwd.getpwall() if who.pw_gid == group}
+    return members <= {user.pw_name, "root"}
 
 
 def _folders() -> list[tuple[Path, bool]]:
@@ -233,11 +249,29 @@ def _checksum(key: bytes, body: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(key).digest() + body).digest()
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _read(path: Path) -> bytes:
+    """Read a file that only the user, root or the folder's owner can have written.
+
+    Raises OSError where it is not there, or is anybody else's to write.
+    """
+    with os.fdopen(
+        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
+    ) as file:
+        found = os.fstat(file.fileno())
+        owners = {0, os.geteuid(), path.parent.stat().st_uid}
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners or shared:
+            raise PermissionError(errno.EACCES, "others could have written it")
+        return file.read()
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
     """Write a whole file or none, whatever other processes do meanwhile."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        temporary.write_bytes(data)
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+            file.write(data)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -160,7 +161,8 @@ class Client(ClientShares):
         masked input was sent: until then, the call that would send it (``receive`` or
         ``use_model``) raises :class:`MisuseError` (rule ``input-changed``) for a vector that is
         not what it was. Nothing is sent then, everything else that the call did stands, and
-        ``submit`` takes the vector again.
+        ``submit`` takes the vector again. No other thread may write to it during any of these
+        calls.
         """
         self._require_alive()
         self._check_input_once()
@@ -253,8 +255,8 @@ class Client(ClientShares):
         self._at = READY
         try:
             return self._send_pending()
-        except SecAggError as error:
-            if error.rule != CHANGED_RULE:
+        except BaseException as error:
+            if not isinstance(error, MisuseError) or error.rule != CHANGED_RULE:
                 self._at = SHARED  # so that the same message may be taken again
             raise
 
@@ -263,7 +265,11 @@ class Client(ClientShares):
         if self._at != READY or self._pending is None or self.contexts.model_hash is None:
             return []
         try:
-            events = self._send_input(*self._pending.take())
+            waiting = self._pending
+            waiting.check()
+            # Once more when the last tile was read: another thread may write meanwhile, and what
+            # was encoded half old and half new could be larger than its clip.
+            events = self._send_input(waiting.vector, waiting.weight, waiting.check)
         except MisuseError as error:
             if error.rule == CHANGED_RULE:
                 self._pending = None
@@ -280,15 +286,17 @@ class Client(ClientShares):
         self._end(error)
         return [Dropped(self.name, error)]
 
-    def _send_input(self, array: Any, weight: int) -> list[Event]:
+    def _send_input(
+        self, array: Any, weight: int, check: Callable[[], None] | None = None
+    ) -> list[Event]:
         try:
-            return self._mask_input(array, weight)
+            return self._mask_input(array, weight, check)
         except PeerError as error:
             # A peer's key is of low order. Bad input of the caller's ends nothing.
             self._end(error)
             raise
 
-    def _mask_input(self, array: Any, weight: int) -> list[Event]:
+    def _mask_input(self, array: Any, weight: int, check: Callable[[], None] | None) -> list[Event]:
         plan, own, context = self.plan, self._own(), self.contexts.round
         seeds = iter(range(1 << 32))
         encoder = plan.pipeline.begin(array, weight, lambda: own.stage_seed(context, next(seeds)))
@@ -325,6 +333,8 @@ class Client(ClientShares):
                 raise changed() from None
             streams.add_to(part, start, threads=self.threads)
             bitpack.pack(part, bits, tail, start)
+        if check is not None:
+            check()
         digest = frame_digest(context, kind.number, self.index, SERVER, header, tail)
         tail.release()
         frame = self._seal_frame(buffer, digest)

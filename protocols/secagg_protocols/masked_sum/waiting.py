@@ -25,11 +25,20 @@ class Waiting:
         self._weight = weight
         self._digest = _digest(array) if shared else b""
 
-    def take(self) -> tuple[Any, int]:
-        """Vector and weight; :class:`MisuseError` where the vector is not what it was."""
+    @property
+    def vector(self) -> Any:
+        """The vector as it is now; :meth:`check` tells whether that is what was submitted."""
+        return self._vector
+
+    @property
+    def weight(self) -> int:
+        """The weight that was submitted with it."""
+        return self._weight
+
+    def check(self) -> None:
+        """Raise :class:`MisuseError` where the vector is not what it was."""
         if self._digest and _digest(self._vector) != self._digest:
             raise changed()
-        return self._vector, self._weight
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a vector that waits is not pickled")
