@@ -28,14 +28,20 @@ BARS: Final[tuple[Bar, ...]] = tuple(bar for case in CASES.values() for bar in c
 
 #: Called with (id, position, number of cases) before each case, and with (None, number, number).
 Watcher = Callable[[str | None, int, int], None]
+#: Called after each case with the run as far as it has come.
+Keeper = Callable[[Run], None]
 
 
 def run(
-    names: Sequence[str], given: Given, *, watch: Watcher = lambda name, done, most: None
+    names: Sequence[str],
+    given: Given,
+    *,
+    watch: Watcher = lambda name, done, most: None,
+    keep: Keeper = lambda run: None,
 ) -> Run:
     """Run cases in the order of the catalogue. One that fails is recorded, and the rest goes on.
 
-    Raises KeyError for an unknown name.
+    Raises KeyError for an unknown name, and whatever ``watch`` and ``keep`` raise.
     """
     chosen = [CASES[name] for name in CASES if name in set(names)]
     unknown = sorted(set(names) - set(CASES))
@@ -43,22 +49,29 @@ def run(
         raise KeyError(unknown[0])
     start, date, where = time.perf_counter(), machine.now(), machine.describe()
     found: list[CaseResult] = []
+
+    def so_far() -> Run:
+        return Run(
+            format=FORMAT,
+            version=secagg.__version__,
+            date=date,
+            scale=given.scale,
+            runs=given.runs,
+            threads=given.threads,
+            machine=where,
+            cases=list(found),
+            left_out=peers.left_out(given),
+            seconds=time.perf_counter() - start,
+        )
+
+    latest = so_far()
     for position, case in enumerate(chosen):
         watch(case.id, position, len(chosen))
         found.append(_one(case, given))
+        latest = so_far()
+        keep(latest)
     watch(None, len(chosen), len(chosen))
-    return Run(
-        format=FORMAT,
-        version=secagg.__version__,
-        date=date,
-        scale=given.scale,
-        runs=given.runs,
-        threads=given.threads,
-        machine=where,
-        cases=found,
-        left_out=peers.left_out(given),
-        seconds=time.perf_counter() - start,
-    )
+    return latest
 
 
 def _one(case: Case, given: Given) -> CaseResult:

@@ -39,8 +39,16 @@ def describe() -> Machine:
         openssl=backend.openssl_version_text(),
         kernel=secagg_native.variant(),
         packages={name: found for name in _PACKAGES if (found := installed(name)) is not None},
-        load=[round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+        load=load(),
     )
+
+
+def load() -> list[float]:
+    """Load averages of 1, 5 and 15 minutes, empty where the system does not say."""
+    try:
+        return [round(value, 2) for value in os.getloadavg()]
+    except (AttributeError, OSError):
+        return []
 
 
 def cores() -> int:
@@ -81,4 +89,4 @@ def _memory() -> int:
         return 0
 
 
-__all__ = ["cores", "describe", "installed", "now"]
+__all__ = ["cores", "describe", "installed", "load", "now"]

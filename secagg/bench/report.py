@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from . import peers, plots, text
@@ -19,21 +19,29 @@ hardware can do at best, all measured in one run. This page is made from [{sourc
 
 _METHOD: Final = """\
 - Works that are compared take turns (A B A B ...), so that a busy spell of the machine meets all
-  of them. A ratio is that of the medians; its spread is that of the ratios of neighbouring samples.
+  of them. A figure is the ratio of the medians, while its spread is that of the ratios of
+  neighbouring samples, so that a figure may lie outside its quartiles.
+- Seven samples are the least, with two exceptions: `round-1000` takes 3 turns, and `memory` runs
+  each party once.
 - Every work runs once or twice before it is timed; the garbage collector is off meanwhile.
 - Limits are measured in the same run: AES-128's ten rounds on blocks that never leave the
   registers, OpenSSL's keystream in the best of several piece sizes, a copy of as many bytes.
-- Peers are unmodified and pinned. Flower's mask is timed in fresh processes and in two ways. *In
-  its client's loop*: each result takes the place of the one before, and memory is used again. *On
-  fresh memory*: the same loop where each array is mapped anew, as malloc does by default beyond
-  4M coordinates, and for the first masks of a process. Ours works in place in both. Both are held
-  against the same bar.
+- Peers are unmodified and pinned. Flower's mask is timed in fresh processes and judged as its
+  client's loop runs it: each result takes the place of the one before, and memory is used again.
+  The same loop where each array is mapped anew (`MALLOC_MMAP_THRESHOLD_`), as malloc does by
+  default beyond 4M coordinates and for the first masks of a process, is timed beside it and not
+  judged. Ours works in place. It is judged with many masks in one call, and its time is divided
+  by their number; a single mask is timed beside it.
 - Flower's whole round is composed: each function that its workflow and mod call, timed at the real
   size, times its calls. The calls are counted in a real round of every run, and a composed round
   is compared with real ones at a size that can be run whole. Dropped sites leave after their keys
-  are shared and mask nothing, on both sides. On both the sum stays at the server.
+  are shared and mask nothing, on both sides. On both the sum stays at the server. The driver of
+  the real round sets the identities that Flower's runtime would give a task, and counts calls by
+  wrapping functions; they are put back before its parts are timed.
 - Memory is the largest resident set of a fresh process less what was resident before, libraries
-  and compiled kernels being loaded by then.
+  and compiled kernels being loaded by then. The sum stays at the server (`sites_receive=False`).
+  `memory/server-opening` is held against accumulator and result, plus 64 MiB: opening makes the
+  result, which is of float64.
 - A client's cost over clients is CPU time; bytes are those of the messages, all counted.
 """
 
@@ -53,8 +61,14 @@ The first takes about {minutes} minutes on the machine above. Without the peers
 """
 
 
-def page(run: Run, *, source: str) -> str:
-    """Markdown of a run. ``source``: the file of the run, as a link from the page."""
+def page(run: Run, *, source: str, drawn: Collection[str] | None = None) -> str:
+    """Markdown of a run. ``source``: the file of the run, as a link from the page.
+
+    drawn: names of the plots that were drawn and are shown; ``None`` for all of the run.
+    """
+    shown = [name for name in plots.named(run) if drawn is None or name in drawn]
+    images = [_image(name) for name in shown if name != plots.BARS]
+    busy = text.busy(run.machine.load, run.machine.cores)
     met = sum(verdict.met is True for verdict in run.verdicts)
     missed = sum(verdict.met is False for verdict in run.verdicts)
     rest = len(run.verdicts) - met - missed
@@ -76,11 +90,12 @@ def page(run: Run, *, source: str) -> str:
                 for verdict in run.verdicts
             ],
         ),
-        *_image(run, plots.BARS),
+        _image(plots.BARS) if plots.BARS in shown else "",
         "## Machine",
+        f"Beware: {busy}." if busy else "",
         _table(["what", "value"], _machine(run)),
-        "## Plots",
-        *(line for name in plots.named(run) if name != plots.BARS for line in _image(run, name)),
+        "## Plots" if images else "",
+        *images,
         "## Cases",
         *(line for case in run.cases for line in _case(case)),
         "## How it is measured",
@@ -148,11 +163,8 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _image(run: Run, name: str) -> list[str]:
-    if name not in plots.named(run):
-        return []
-    title = plots.title(name)
-    return [f"![{title}]({FIGURES}/{plots.file_name(name)})"]
+def _image(name: str) -> str:
+    return f"![{plots.title(name)}]({FIGURES}/{plots.file_name(name)})"
 
 
 def _table(

@@ -171,7 +171,32 @@ def decode(data: bytes) -> Run:
         raise ValueError(f"no result of secagg bench: {error}") from None
     if run.format != FORMAT:
         raise ValueError(f"results in the format {run.format!r}, {FORMAT!r} is needed")
+    odd = _odd(run)
+    if odd:
+        raise ValueError(f"no result of secagg bench: {odd}")
     return run
+
+
+def _odd(run: Run) -> str:
+    """What no run can have measured, although its types are right; empty where all is well."""
+    if not run.cases:
+        return "it has no cases"
+    for case in run.cases:
+        for timed in case.timings:
+            if not timed.seconds:
+                return f"{case.id}: {timed.name!r} has no samples"
+            if min(timed.seconds) <= 0:
+                return f"{case.id}: {timed.name!r} has a sample that is not positive"
+            # A rate has to be a number too.
+            if not math.isfinite(timed.amount / min(timed.seconds)):
+                return f"{case.id}: {timed.name!r} has a sample that is too short"
+        for curve in case.curves:
+            lengths = {len(curve.y), *(len(side) for side in (curve.low, curve.high) if side)}
+            if not curve.x or lengths != {len(curve.x)}:
+                return f"{case.id}: x and y of {curve.name!r} differ in length, or are empty"
+            if min(curve.x) <= 0:
+                return f"{case.id}: an x of {curve.name!r} is not positive"
+    return ""
 
 
 def load(path: Path) -> Run:

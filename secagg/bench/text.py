@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from .measure import Spread
 from .results import Bar, Timed, Verdict
+
+#: Waiting programs a core beyond which figures are not to be trusted without a look.
+_BUSY: Final = 0.5
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -59,4 +65,17 @@ def outcome(verdict: Verdict) -> str:
     return f"{verdict.word}: {verdict.reason}" if verdict.reason else verdict.word
 
 
-__all__ = ["between", "duration", "figure", "outcome", "rate", "significant", "wanted"]
+def busy(load: Sequence[float], cores: int) -> str:
+    """A warning where others kept the machine busy when a run began, otherwise empty.
+
+    load: averages of 1, 5 and 15 minutes, of which the first counts.
+    """
+    if not load or load[0] <= _BUSY * cores:
+        return ""
+    return (
+        f"the machine was busy when the run began: a load of {load[0]:g} on {cores} "
+        f"core{'' if cores == 1 else 's'}; figures may be off"
+    )
+
+
+__all__ = ["between", "busy", "duration", "figure", "outcome", "rate", "significant", "wanted"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ import typer
 from .common import ExitCode, counted, fail, stderr, stdout, table
 
 if TYPE_CHECKING:
-    from secagg.bench.catalogue import Watcher
+    from secagg.bench.catalogue import Keeper, Watcher
     from secagg.bench.results import Run
 
 _DEFAULT_OUT = Path("bench-output")
@@ -33,7 +33,8 @@ def bench(
         bool, typer.Option("--no-peers", help="Leave public peers out, installed or not.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Most threads; default: all cores.")
+        int | None,
+        typer.Option("--threads", min=1, help="Most threads, at most one a core; default: all."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     check: Annotated[
@@ -47,10 +48,10 @@ def bench(
 ) -> None:
     """Measure kernels and whole rounds, side by side with peers and limits, in one run.
 
-    Peers are public packages, pinned and unmodified: pip install 'secagg[bench]'. What is not
-    installed is left out, and the table says so.
+    Peers are public packages, pinned and unmodified: pip install 'secagg\\[bench]'. What is
+    not installed is left out, and the table says so.
     """
-    from secagg.bench import catalogue, machine
+    from secagg.bench import catalogue, machine, text
     from secagg.bench.sheet import Given
 
     if cases:
@@ -59,6 +60,7 @@ def bench(
     if report is not None:
         if quick or only or no_peers or threads is not None:
             fail("error: --report makes a page from a saved run and runs nothing", ExitCode.USAGE)
+        _refuse_file(out)
         run = _load(report)
         _write_page(run, report, out)
         _finish(run, as_json=as_json, check=check)
@@ -67,14 +69,19 @@ def bench(
         if name not in catalogue.CASES:
             known = ", ".join(catalogue.CASES)
             fail(f"error: no case {name!r}; cases are {known}", ExitCode.USAGE)
+    cores = machine.cores()
+    if threads is not None and threads > cores:
+        be = "is" if cores == 1 else "are"
+        fail(f"error: --threads {threads}: there {be} {counted(cores, 'core')}", ExitCode.USAGE)
     _require_kernel()
+    _refuse_file(out)
     saved = _writable(out)
-    given = Given.of(
-        "quick" if quick else "full", threads=threads or machine.cores(), peers=not no_peers
-    )
-    with _progress(quiet=as_json) as watch:
-        run = catalogue.run(only or list(catalogue.CASES), given, watch=watch)
-    _save(run, saved)
+    busy = text.busy(machine.load(), cores)
+    if busy:
+        typer.echo(f"warning: {busy}", err=True)
+    given = Given.of("quick" if quick else "full", threads=threads or cores, peers=not no_peers)
+    with _keeping(saved) as keep, _progress(quiet=as_json) as watch:
+        run = catalogue.run(only or list(catalogue.CASES), given, watch=watch, keep=keep)
     _write_page(run, saved, out)
     _finish(run, as_json=as_json, check=check)
 
@@ -90,14 +97,16 @@ def _require_kernel() -> None:
 
 
 def _list() -> None:
+    from rich.text import Text
+
     from secagg.bench import text
     from secagg.bench.catalogue import CASES
 
     shown = table("Cases, each with its bars", "case", "what", "asked")
     for case in CASES.values():
-        shown.add_row(case.id, case.title, "")
+        shown.add_row(case.id, Text(case.title), "")
         for bar in case.bars:
-            shown.add_row("", bar.text, text.wanted(bar))
+            shown.add_row("", Text(bar.text), Text(text.wanted(bar)))
     stdout().print(shown)
 
 
@@ -109,6 +118,11 @@ def _load(path: Path) -> Run:
     except ValueError as error:
         fail(f"error: {path}: {error}", ExitCode.USAGE)
         raise  # pragma: no cover - fail has left
+
+
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        fail(f"error: --out {out}: not a folder", ExitCode.USAGE)
 
 
 def _writable(out: Path) -> Path:
@@ -129,25 +143,50 @@ def _save(run: Run, path: Path) -> None:
     trial.replace(path)
 
 
+@contextmanager
+def _keeping(path: Path) -> Iterator[Keeper]:
+    """Save the run after each case; where it is cut short, say what was saved."""
+    kept = 0
+
+    def keep(run: Run) -> None:
+        nonlocal kept
+        _save(run, path)
+        kept = len(run.cases)
+
+    try:
+        yield keep
+    except BaseException:
+        # An interrupt too: what was measured until then took minutes.
+        saved = f"{counted(kept, 'case')} saved in {path}" if kept else "nothing was saved"
+        typer.echo(f"cut short: {saved}", err=True)
+        raise
+
+
 def _write_page(run: Run, source: Path, out: Path) -> None:
     from secagg.bench import plots
     from secagg.bench.report import FIGURES, page
 
     out.mkdir(parents=True, exist_ok=True)
     link = Path(os.path.relpath(source, out)).as_posix()
-    (out / "performance.md").write_text(page(run, source=link), encoding="utf-8")
+    drawn: Collection[str] | None = None
     try:
         plots.draw(run, out / FIGURES)
     except ModuleNotFoundError as error:
-        stderr().print(f"no plots: {error.name} is not installed (pip install 'secagg[demo]')")
+        drawn = ()
+        said = f"no plots: {error.name} is not installed (pip install 'secagg[demo]')"
+        stderr().print(said, markup=False)
+    (out / "performance.md").write_text(page(run, source=link, drawn=drawn), encoding="utf-8")
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Watcher]:
-    """A bar on stderr that names the case; nothing where stderr is no terminal."""
+    """A bar on stderr that names the case; a line for each where stderr is no terminal."""
     console = stderr()
-    if quiet or not console.is_terminal:
+    if quiet:
         yield lambda name, done, most: None
+        return
+    if not console.is_terminal:
+        yield _say
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -159,6 +198,11 @@ def _progress(*, quiet: bool) -> Iterator[Watcher]:
             progress.update(task, description=name or "done", completed=done, total=most)
 
         yield watch
+
+
+def _say(name: str | None, done: int, most: int) -> None:
+    if name is not None:
+        typer.echo(f"case {done + 1} of {most}: {name}", err=True)
 
 
 def _finish(run: Run, *, as_json: bool, check: bool) -> None:
@@ -178,8 +222,11 @@ def _finish(run: Run, *, as_json: bool, check: bool) -> None:
 
 
 def _show(run: Run) -> None:
+    from rich.text import Text
+
     from secagg.bench import text
 
+    # Names and reasons may hold square brackets, which rich takes for markup in a plain string.
     console = stdout()
     shown = table(
         f"secagg {run.version} on {run.machine.cpu}, kernel {run.machine.kernel}, medians of "
@@ -190,11 +237,11 @@ def _show(run: Run) -> None:
     styles = {True: "green", False: "bold red", None: "yellow"}
     for verdict in run.verdicts:
         shown.add_row(
-            verdict.bar.id,
-            text.wanted(verdict.bar),
-            text.figure(verdict.figure, verdict.bar.unit),
+            Text(verdict.bar.id),
+            Text(text.wanted(verdict.bar)),
+            Text(text.figure(verdict.figure, verdict.bar.unit)),
             text.between(verdict.spread),
-            f"[{styles[verdict.met]}]{text.outcome(verdict)}[/]",
+            Text(text.outcome(verdict), style=styles[verdict.met]),
         )
     if run.verdicts:
         console.print(shown)
@@ -203,11 +250,11 @@ def _show(run: Run) -> None:
         for timed in case.timings:
             five = timed.spread
             timings.add_row(
-                case.id,
-                timed.name,
+                Text(case.id),
+                Text(timed.name),
                 text.duration(five.median),
                 f"{text.duration(five.first)} to {text.duration(five.third)}",
-                text.rate(timed),
+                Text(text.rate(timed)),
             )
     if timings.row_count:
         console.print(timings)

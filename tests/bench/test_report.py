@@ -93,6 +93,26 @@ def test_a_run_without_curves_has_no_plots() -> None:
     assert "![" not in page(run, source="results.json")
 
 
+def test_plots_that_were_not_drawn_are_not_shown() -> None:
+    bare = page(made_run(), source="results.json", drawn=())
+    assert "![" not in bare
+    assert "## Plots" not in bare
+    one = page(made_run(), source="results.json", drawn=["threads"])
+    assert re.findall(r"\(figures/([^)]+)\)", one) == ["bench-threads.png"]
+
+
+def test_a_busy_machine_is_named() -> None:
+    assert text.busy([1.0, 9.0, 9.0], 2) == ""
+    assert text.busy([], 2) == ""
+    assert "a load of 1.01 on 2 cores" in text.busy([1.01, 0.0, 0.0], 2)
+    assert "a load of 0.6 on 1 core;" in text.busy([0.6, 0.0, 0.0], 1)
+    run = made_run()
+    assert "Beware" not in page(run, source="results.json")
+    busy = msgspec.structs.replace(run.machine, load=[1.5, 0.2, 0.3])
+    made = page(msgspec.structs.replace(run, machine=busy), source="results.json")
+    assert "\n\nBeware: the machine was busy when the run began: a load of 1.5 on 2 cores" in made
+
+
 # The committed run.
 
 

@@ -6,20 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from secagg.bench import catalogue, peers, plots, results
-from secagg.bench.sheet import Given
+from secagg.bench import catalogue, machine, peers, plots, results
+from secagg.bench.sheet import Case, Given, Sheet
 from secagg.cli.app import app
 from support.made_bench import made_run
 
 MAIN = "from secagg.cli import main; main()"
 
 
-def cli(*words: str | Path) -> Result:
+def cli(*words: str | int | Path) -> Result:
     return CliRunner().invoke(app, ["bench", *map(str, words)])
 
 
@@ -31,6 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return Given(scale="tiny", runs=2, seconds=0.0, threads=threads, peers=peers)
 
     monkeypatch.setattr(Given, "of", staticmethod(of))
+    monkeypatch.setattr(machine, "load", lambda: [0.0, 0.0, 0.0])
 
 
 @pytest.fixture
@@ -111,8 +113,9 @@ def test_plots_are_left_out_where_matplotlib_is_absent(
     monkeypatch.setattr(plots, "draw", absent)
     done = cli("--report", saved, "--out", tmp_path)
     assert done.exit_code == 0
-    assert "no plots: matplotlib is not installed" in " ".join(done.stderr.split())
-    assert (tmp_path / "performance.md").exists()
+    said = "no plots: matplotlib is not installed (pip install 'secagg[demo]')"
+    assert said in " ".join(done.stderr.split())
+    assert "![" not in (tmp_path / "performance.md").read_text()
 
 
 def test_an_unknown_case_lists_those_there_are(tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(
     blocked.write_text("not a folder")
     done = cli("--out", blocked)
     assert done.exit_code == 2
-    assert "file" in done.stderr
+    assert done.stderr == f"error: --out {blocked}: not a folder\n"
     if os.geteuid() != 0:
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
@@ -165,6 +168,97 @@ def test_a_file_that_is_no_run(tmp_path: Path, content: str) -> None:
     assert not (tmp_path / "docs").exists()
 
 
+def test_a_file_with_odd_values(saved: Path, tmp_path: Path) -> None:
+    data = json.loads(saved.read_bytes())
+    data["cases"][0]["timings"][0]["seconds"] = []
+    saved.write_text(json.dumps(data))
+    done = cli("--report", saved, "--out", tmp_path / "docs")
+    assert done.exit_code == 2
+    assert "has no samples" in done.stderr
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_report_into_a_file_is_refused(saved: Path) -> None:
+    done = cli("--report", saved, "--out", saved)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: --out {saved}: not a folder\n"
+
+
+def test_names_in_brackets_are_printed_as_they_are(saved: Path, tmp_path: Path) -> None:
+    data = json.loads(saved.read_bytes())
+    one, other = data["cases"][0], data["cases"][1]
+    one["title"] = one["timings"][0]["name"] = one["notes"][0] = "[/bold]"
+    one["verdicts"][0]["bar"]["id"] = "[/red]x"
+    other["verdicts"][0]["reason"] = peers.INSTALL
+    other["failed"] = False
+    saved.write_text(json.dumps(data))
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(
+        app, ["bench", "--report", str(saved), "--out", str(tmp_path)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "[/red]x" in done.stdout
+    assert f"not measured: {peers.INSTALL}" in done.stdout
+    assert done.stdout.count("[/bold]") == 2
+
+
+def test_a_list_prints_titles_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Case("odd", "[/bold]", lambda sheet: None, {"full": {}})
+    monkeypatch.setattr(catalogue, "CASES", {"odd": odd})
+    done = cli("--list")
+    assert done.exit_code == 0, done.output
+    assert "[/bold]" in done.stdout
+
+
+def test_help_names_the_extra() -> None:
+    assert "secagg[bench]" in cli("--help").stdout
+
+
+def cases_that(monkeypatch: pytest.MonkeyPatch, late: Callable[[Sheet], None]) -> None:
+    good = Case("good", "Good", lambda sheet: sheet.notes.append("here"), {"full": {}})
+    monkeypatch.setattr(
+        catalogue, "CASES", {"good": good, "late": Case("late", "Late", late, {"full": {}})}
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("first", [False, True])
+def test_an_interrupt_leaves_the_cases_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    def interrupted(sheet: Sheet) -> None:
+        raise KeyboardInterrupt
+
+    cases_that(monkeypatch, interrupted)
+    done = cli("--out", tmp_path, *(["--only", "late"] if first else []))
+    assert done.exit_code == 130
+    saved = tmp_path / "results.json"
+    if first:
+        assert "cut short: nothing was saved" in done.stderr
+        assert not saved.exists()
+    else:
+        assert f"cut short: 1 case saved in {saved}" in done.stderr
+        assert [case.id for case in results.load(saved).cases] == ["good"]
+    assert not (tmp_path / "performance.md").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_each_case_is_named_as_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases_that(monkeypatch, lambda sheet: None)
+    done = cli("--out", tmp_path)
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[:2] == ["case 1 of 2: good", "case 2 of 2: late"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_busy_machine_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases_that(monkeypatch, lambda sheet: None)
+    monkeypatch.setattr(machine, "load", lambda: [10_000.0, 0.0, 0.0])
+    done = cli("--out", tmp_path, "--json")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("warning: the machine was busy when the run began: a load of 1")
+    assert "Beware: the machine was busy" in (tmp_path / "performance.md").read_text()
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert cli("--report", tmp_path / "none.json", "--out", tmp_path).exit_code == 2
 
@@ -186,3 +280,11 @@ def test_a_list_of_cases() -> None:
 
 def test_threads_are_positive(tmp_path: Path) -> None:
     assert cli("--threads", "0", "--out", tmp_path).exit_code == 2
+
+
+def test_threads_beyond_the_cores_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = cli("--threads", machine.cores() + 1, "--out", out)
+    assert done.exit_code == 2
+    assert f"error: --threads {machine.cores() + 1}: there " in done.stderr
+    assert not out.exists()
