@@ -78,6 +78,9 @@ class Keystreams:
         self._keys, self._nonces = np.asarray(keys)[order], np.asarray(nonces)[order]
         self._signs = np.asarray(signs)[order]
         self._plus = int(np.count_nonzero(positive))
+        self._expand()
+
+    def _expand(self) -> None:
         self._schedules = np.empty((0, _SCHEDULE), np.uint8)
         if self.variant != features.OPENSSL:
             from .kernels import aes
@@ -126,6 +129,17 @@ class Keystreams:
                 self._add(acc[low:high], start + low)
 
         _slices.run(add, len(acc), MIN_LANES_PER_THREAD, threads)
+
+    def fill(self, out: Lanes, start: int) -> None:
+        """Write the sum of the keystreams into `out`, an array that meets `add_to`'s rules.
+
+        Nothing is checked: this is for small tiles, where checks would cost as much as the rest.
+        """
+        out.fill(0)
+        if self.variant == features.OPENSSL:
+            self.add_to(out, start)
+        else:
+            self._add(out, start)
 
     def _add(self, acc: Lanes, start: int) -> None:
         """Walk whole chunks in place; what does not fill one goes through a chunk of its own."""
@@ -197,11 +211,17 @@ def one(key: bytes, nonce: bytes) -> Keystreams:
     Raises ValueError unless they are 16 and 8 bytes.
     """
     keys, nonces = key_row(key, nonce)
-    return Keystreams(keys, nonces, np.ones(1, np.int8))
+    # Made without the checks and the sorting of many, which a single key does not need.
+    stream = object.__new__(Keystreams)
+    stream.variant = features.aes_variant()
+    stream._count = stream._plus = 1
+    stream._keys, stream._nonces, stream._signs = keys, nonces, np.ones(1, np.int8)
+    stream._expand()
+    return stream
 
 
 def key_row(key: bytes, nonce: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return one key and one nonce as the arrays uint8 [1, 16] and uint8 [1, 8].
+    """Return one key and one nonce as new, writable arrays uint8 [1, 16] and uint8 [1, 8].
 
     Raises ValueError unless they are 16 and 8 bytes.
     """
@@ -209,5 +229,5 @@ def key_row(key: bytes, nonce: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uin
         raise ValueError("key must be 16 bytes")
     if not isinstance(nonce, bytes | bytearray | memoryview) or len(nonce) != 8:
         raise ValueError("nonce must be 8 bytes")
-    keys = np.frombuffer(bytes(key), np.uint8).reshape(1, 16)
-    return keys, np.frombuffer(bytes(nonce), np.uint8).reshape(1, 8)
+    keys = np.frombuffer(bytearray(key), np.uint8).reshape(1, 16)
+    return keys, np.frombuffer(bytearray(nonce), np.uint8).reshape(1, 8)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +12,9 @@ from ._checks import LANE_DTYPES, check_array, check_integer, read_only
 from .aes_ctr import MAX_POSITION, one
 
 MAX_LIMIT = 1 << 62
-# A tile of the keystream is 512 KiB: it stays in a core's second-level cache, and is long enough
-# that calling the kernels costs little beside it.
-TILE_VALUES = 1 << 17
+# A tile of the keystream is 256 KiB: with its part of input and output it stays in a core's
+# second-level cache, and is long enough that calling the kernels costs little beside it.
+TILE_VALUES = 1 << 16
 
 _REALS = (np.dtype(np.float32), np.dtype(np.float64))
 _INT64 = np.dtype(np.int64)
@@ -56,6 +57,16 @@ def quantise(
     """
     rounding = Rounding(scale=scale, limit=limit, key=key, nonce=nonce, mode=mode)
     rounding.write(x, out, start if mode == "stochastic" else 0)
+
+
+class _Scratch(threading.local):
+    """A tile of keystream for each thread: new pages at each call would cost half of its time."""
+
+    def __init__(self) -> None:
+        self.lanes = np.empty(TILE_VALUES, np.uint32)
+
+
+_scratch = _Scratch()
 
 
 class Rounding:
@@ -103,12 +114,11 @@ class Rounding:
         if self._stream is None:
             kernels.nearest(x, out, self._scale, self._top)
             return
-        lanes = np.empty(min(len(x), TILE_VALUES), np.uint32)
+        lanes = _scratch.lanes
         for low in range(0, len(x), TILE_VALUES):
             tile = slice(low, low + TILE_VALUES)
             part = lanes[: len(x) - low]
-            part[:] = 0
-            self._stream.add_to(part, start + low)
+            self._stream.fill(part, start + low)
             kernels.stochastic(x[tile], part, out[tile], self._scale, self._top)
 
 
