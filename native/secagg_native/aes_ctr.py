@@ -130,7 +130,7 @@ class Keystreams:
 
         _slices.run(add, len(acc), MIN_LANES_PER_THREAD, threads)
 
-    def fill(self, out: Lanes, start: int) -> None:
+    def _fill(self, out: Lanes, start: int) -> None:
         """Write the sum of the keystreams into `out`, an array that meets `add_to`'s rules.
 
         Nothing is checked: this is for small tiles, where checks would cost as much as the rest.

@@ -118,7 +118,7 @@ class Rounding:
         for low in range(0, len(x), TILE_VALUES):
             tile = slice(low, low + TILE_VALUES)
             part = lanes[: len(x) - low]
-            self._stream.fill(part, start + low)
+            self._stream._fill(part, start + low)
             kernels.stochastic(x[tile], part, out[tile], self._scale, self._top)
 
 
