@@ -5,12 +5,14 @@ is found in its module only, because the package attribute of that name is the m
 """
 
 from . import aes_ctr, bitpack, field, hadamard, quantise
+from ._slices import MAX_THREADS
 from .aes_ctr import add_keystreams, keystream, variant
 from .bitpack import check_padding, pack, packed_size, unpack, unpack_add
 from .field import DecodingError
 from .quantise import dequantise, is_finite
 
 __all__ = [
+    "MAX_THREADS",
     "DecodingError",
     "add_keystreams",
     "aes_ctr",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
-from secagg_native import features
+from secagg_native import MAX_THREADS, features
 
 from .errors import (
     AuthenticationError,
@@ -52,8 +52,6 @@ Entropy = Callable[[int], bytes]
 HeaderT = TypeVar("HeaderT", bound=Header)
 _DUMP_MAGIC: Final = b"secagg dump 1\n"
 _MOST_SESSION: Final = 64
-#: Most threads that a party may be given.
-MAX_THREADS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def describe() -> Machine:
     import secagg_native
 
     fields = _cpuinfo()
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    flags = cpu_flags() or frozenset()
     return Machine(
         cpu=fields.get("model name") or platform.processor() or platform.machine(),
         features=[name for name in _FEATURES if name in flags],
@@ -64,6 +64,12 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def cpu_flags() -> frozenset[str] | None:
+    """What the processor says it can do, ``None`` where the system does not tell."""
+    fields = _cpuinfo()
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split()) or None
 
 
 def now() -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -75,8 +73,10 @@ def collect() -> dict[str, Any]:
 
     import secagg
     import secagg_native
+    from secagg.bench import machine
     from secagg_native import features
 
+    flags = machine.cpu_flags()
     forced = bool(os.environ.get(features.AES_ENVIRONMENT))
     try:
         kernel = secagg_native.variant()
@@ -86,36 +86,18 @@ def collect() -> dict[str, Any]:
         "version": secagg.__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        "cores": machine.cores(),
         "suite": secagg.SUITE,
         "kernel": f"{kernel} (forced by {features.AES_ENVIRONMENT})" if forced else kernel,
         "kernels": list(features.aes_variants()),
         "libraries": {
             "OpenSSL": f"{backend.openssl_version_text()}, from cryptography "
-            f"{_version('cryptography')}",
-            "libsodium": f"from PyNaCl {_version('pynacl')}",
+            f"{machine.installed('cryptography')}",
+            "libsodium": f"from PyNaCl {machine.installed('pynacl')}",
         },
-        "cpu_features": _cpu_features(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "cpu_features": {name: None if flags is None else name in flags for name in _FEATURES},
+        "packages": {name: machine.installed(name) for name in _PACKAGES},
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_features() -> dict[str, bool | None]:
-    """Feature -> present, or None where the system does not say (no /proc/cpuinfo)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return dict.fromkeys(_FEATURES)
-    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
-    flags = set(lines[0].partition(":")[2].split()) if lines else set()
-    return {name: name in flags for name in _FEATURES}
 
 
 __all__ = ["collect", "info"]
