@@ -1,7 +1,8 @@
 """Secure aggregation for federated learning: only the sum is ever seen.
 
 Start with :func:`aggregate` (all parties in memory) and :class:`Plan`; :func:`client` and
-:func:`server` are the same over bytes. What is and is not protected: ``docs/security-model.md``.
+:func:`server` are the same over bytes, :class:`SiteSession` and :class:`ServerSession` many rounds
+of them. What is and is not protected: ``docs/security-model.md``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secagg_protocols.enrolment import Membership, plan_for_epoch
     from secagg_protocols.errors import (
         AuthenticationError,
         BudgetError,
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
         MisuseError,
         PeerError,
         PlanError,
+        ReleaseError,
         SecAggError,
         ThresholdError,
     )
@@ -47,9 +50,21 @@ if TYPE_CHECKING:
     from secagg_protocols.plan import SUITE, MaskedSum, Plan
     from secagg_protocols.plan_file import dump_plan, load_plan
     from secagg_protocols.roster import Roster
+    from secagg_protocols.signed_roster import SignedRoster, dump_chain, load_chain
     from secagg_protocols.stages import Bounds, ClipL2, ClipLinf, Integers, Quantise, Stage
 
     from .api import aggregate, client, load, server
+    from .session import (
+        Aborted,
+        Agreement,
+        Cold,
+        Finished,
+        ServerSession,
+        SiteSession,
+        Slot,
+        Store,
+        Wanted,
+    )
 
 __version__ = "0.1.0"
 
@@ -58,9 +73,10 @@ __version__ = "0.1.0"
 _HOMES = {
     name: module
     for module, names in {
+        "secagg_protocols.enrolment": "Membership plan_for_epoch",
         "secagg_protocols.errors": (
             "AuthenticationError BudgetError DecodeError EquivocationError MisuseError PeerError "
-            "PlanError SecAggError ThresholdError"
+            "PlanError ReleaseError SecAggError ThresholdError"
         ),
         "secagg_protocols.events": (
             "Aggregate Done Dropped Event Ignored Progress Send Step StepCost"
@@ -76,8 +92,12 @@ _HOMES = {
         "secagg_protocols.plan": "SUITE MaskedSum Plan",
         "secagg_protocols.plan_file": "dump_plan load_plan",
         "secagg_protocols.roster": "Roster",
+        "secagg_protocols.signed_roster": "SignedRoster dump_chain load_chain",
         "secagg_protocols.stages": "Bounds ClipL2 ClipLinf Integers Quantise Stage",
         "secagg.api": "aggregate client load server",
+        "secagg.session": (
+            "Aborted Agreement Cold Finished ServerSession SiteSession Slot Store Wanted"
+        ),
     }.items()
     for name in names.split()
 }
@@ -97,19 +117,23 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "SUITE",
+    "Aborted",
     "Aggregate",
+    "Agreement",
     "AuthenticationError",
     "Bounds",
     "BudgetError",
     "Client",
     "ClipL2",
     "ClipLinf",
+    "Cold",
     "DecodeError",
     "Done",
     "Dropped",
     "EquivocationError",
     "Event",
     "FileJournal",
+    "Finished",
     "Floors",
     "GraphParameters",
     "GraphSecurity",
@@ -118,6 +142,7 @@ __all__ = [
     "Integers",
     "Journal",
     "MaskedSum",
+    "Membership",
     "MemoryJournal",
     "MisuseError",
     "PeerError",
@@ -125,22 +150,32 @@ __all__ = [
     "PlanError",
     "Progress",
     "Quantise",
+    "ReleaseError",
     "Roster",
     "SecAggError",
     "Send",
     "Server",
+    "ServerSession",
+    "SignedRoster",
+    "SiteSession",
+    "Slot",
     "Stage",
     "Step",
     "StepCost",
+    "Store",
     "ThresholdError",
+    "Wanted",
     "aggregate",
     "bonawitz17_expansion",
     "client",
+    "dump_chain",
     "dump_plan",
     "graph_parameters",
     "graph_security",
     "load",
+    "load_chain",
     "load_plan",
+    "plan_for_epoch",
     "seal",
     "server",
     "two_list_attack_possible",

@@ -31,6 +31,7 @@ def client(
     model: Buffer | None,
     floors: Floors | None,
     journal: Journal,
+    data: str = "",
     threads: int = 1,
     _entropy: Entropy | None = None,
 ) -> Client:
@@ -41,19 +42,23 @@ def client(
     model: bytes of the broadcast model, or ``None`` to set it later with ``use_model``.
     floors: what this site insists on; ``None`` takes the plan as it is.
     journal: this site's own; a :class:`~secagg.FileJournal` where a restart must not forget.
+    data: what this site calls its data set. The journal counts inputs per model, and compares
+        sums of fixed data, by the site's name and this one, over sessions, epochs and keys: give
+        the same data the same name always, and never one that a server proposes.
     threads: cores that masking may use; the bytes do not depend on it.
 
     Raises :class:`~secagg.MisuseError` for a stranger, a wrong identity or a floor.
     """
     return Client(
         plan,
-        _index(plan, site),
+        site_index(plan, site),
         identity=identity,
         session=session,
         round=round,
         model=model,
         floors=floors,
         journal=journal,
+        data=data,
         threads=threads,
         entropy=_entropy,
     )
@@ -128,7 +133,8 @@ def load(
     return party
 
 
-def _index(plan: Plan, site: str) -> int:
+def site_index(plan: Plan, site: str) -> int:
+    """Place of a site in the plan's roster; :class:`MisuseError` for a stranger."""
     if not isinstance(plan, Plan):
         raise MisuseError(f"a Plan is needed, not a {type(plan).__name__}", rule="arguments")
     try:
@@ -173,7 +179,7 @@ def aggregate(
     weights = weights or {}
     identities = identities or {}
     for name in (*vectors, *weights):
-        _index(plan, name)
+        site_index(plan, name)
     gone = _schedule(plan, drop or {})
     common: dict[str, Any] = {
         "session": session,
@@ -214,7 +220,7 @@ def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, 
                 f"drop maps a step to a list of sites, not to {names!r}", rule="drop-schedule"
             )
         for name in names:
-            _index(plan, name)
+            site_index(plan, name)
             gone[name] = min(step, gone.get(name, step))
     return gone
 

@@ -115,6 +115,15 @@ class BudgetError(SecAggError):
     """The privacy budget of a site's data is spent."""
 
 
+class ReleaseError(SecAggError):
+    """A sum that, with others of the same fixed data, would show too few sites' vectors.
+
+    It ends the party. A set of survivors that is refused also ends the analysis: the site takes
+    part in no further sum of these data. A plan that is refused (``fixed-roster``,
+    ``fixed-data-plan``) does not.
+    """
+
+
 _KINDS: dict[str, type[SecAggError]] = {
     kind.__name__: kind
     for kind in (
@@ -127,6 +136,7 @@ _KINDS: dict[str, type[SecAggError]] = {
         EquivocationError,
         ThresholdError,
         BudgetError,
+        ReleaseError,
     )
 }
 

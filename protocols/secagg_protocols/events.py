@@ -111,6 +111,11 @@ class Send:
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     @property
+    def parts(self) -> tuple[bytes, ...]:
+        """The pieces of ``data`` in order, of which many messages may share some."""
+        return self._parts
+
+    @property
     def size(self) -> int:
         """Bytes of the message, which is not built for it."""
         return sum(len(part) for part in self._parts)

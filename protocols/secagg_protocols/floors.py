@@ -20,7 +20,8 @@ class Floors:
     share_threshold: fewest shares that rebuild a secret.
     noise_variance: least noise variance the plan's stages must promise.
     most_rounds: rounds are numbered from 0, and this many are allowed.
-    most_inputs_per_model: masked inputs that may be sent for one broadcast model.
+    most_inputs_per_model: masked inputs that may be sent for one broadcast model; the smaller
+        of this and ``plan.max_inputs_per_model`` counts, in the site's journal.
     malicious_server: refuse plans that trust the server to follow the protocol.
     """
 

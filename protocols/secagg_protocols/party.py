@@ -27,7 +27,7 @@ from .errors import (
     unpack_error,
 )
 from .events import Event, Step
-from .journal import JOURNAL_IO_RULE, Journal
+from .journal import Journal, journal_calls
 from .keys import Identity, digest_of, verify
 from .plan import Plan
 from .roster import SERVER_NAME
@@ -52,6 +52,7 @@ Entropy = Callable[[int], bytes]
 HeaderT = TypeVar("HeaderT", bound=Header)
 _DUMP_MAGIC: Final = b"secagg dump 1\n"
 _MOST_SESSION: Final = 64
+_JOURNAL_METHODS: Final = ("claim", "newest", "retire", "floor", "read", "swap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class Party:
     """Base of clients, servers and holders."""
 
     role: ClassVar[str] = ""
+    #: What a dump says it is of, where that is not the role.
+    dump_role: ClassVar[str] = ""
     kinds: ClassVar[Mapping[int, Kind]] = {}
 
     def __init__(
@@ -119,8 +122,10 @@ class Party:
         self.session = encoded
         self.round = round
         self.journal = journal
-        if not hasattr(journal, "claim") or not hasattr(journal, "newest"):
-            raise MisuseError("a journal has claim and newest (FileJournal)", rule="arguments")
+        if not all(callable(getattr(journal, name, None)) for name in _JOURNAL_METHODS):
+            raise MisuseError(
+                f"a journal has {', '.join(_JOURNAL_METHODS)} (FileJournal)", rule="arguments"
+            )
         if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
             raise MisuseError(f"threads: an integer from 1 to {MAX_THREADS}", rule="arguments")
         #: Cores that keystreams may use. Of this machine, so it is not in a dump.
@@ -228,6 +233,16 @@ class Party:
         """This party's name in the roster."""
         return self._name(self.index)
 
+    @property
+    def series(self) -> bytes:
+        """The series of this party's claims in its journal: its part in the session's rounds."""
+        return digest_of(
+            b"secagg journal series v1",
+            self.plan.digest,
+            self.session,
+            self.index.to_bytes(4, "little"),
+        )
+
     def _name(self, index: int) -> str:
         return SERVER_NAME if index == SERVER else self.plan.roster.sites[index][0]
 
@@ -254,9 +269,9 @@ class Party:
         differ derive different masks and cannot be summed, so a server that sends crafted
         models to some sites learns nothing from them.
         """
-        if not isinstance(model, (bytes, bytearray, memoryview)) or type(parameters) is not bytes:
-            raise MisuseError("model and parameters are bytes", rule="model")
-        digest = hashlib.sha256(model).digest()
+        if type(parameters) is not bytes:
+            raise MisuseError("parameters are bytes", rule="model")
+        digest = hashlib.sha256(checked_model(model)).digest()
         contexts = self.contexts
         if contexts.model_hash is not None and (contexts.model_hash, contexts.parameters) != (
             digest,
@@ -302,10 +317,8 @@ class Party:
 
     def _authenticate(self, data: Buffer, sender: str | None) -> tuple[Frame, bytes]:
         """Frame and digest of authentic bytes; :class:`PeerError` for all others."""
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise DecodeError("a message is bytes", rule="frame")
-        size = memoryview(data).nbytes
         frame = split_frame(data, trailer_size=self._trailer_size)
+        size = memoryview(data).nbytes
         kind = self.kinds.get(frame.kind)
         if kind is None or kind.from_site == (self.role == "client"):
             raise DecodeError("not a message for this role", rule="frame")
@@ -338,20 +351,19 @@ class Party:
 
     def _claim(self, step: int, digest: bytes, reply: bytes) -> bytes:
         """Claim a step in the journal; a conflict ends this party."""
-        try:
-            return self.journal.claim(self._journal_key, step, digest, reply)
-        except OSError as error:
-            raise journal_failed(error) from error
-        except SecAggError as error:
-            self._end(error)
-            raise
+        with journal_calls():
+            try:
+                return self.journal.claim(
+                    self._journal_key, step, digest, reply, series=self.series, number=self.round
+                )
+            except SecAggError as error:
+                self._end(error)
+                raise
 
     def _newest(self) -> int:
         """The last step of this round in the journal."""
-        try:
+        with journal_calls():
             return self.journal.newest(self._journal_key)
-        except OSError as error:
-            raise journal_failed(error) from error
 
     def _end(self, error: SecAggError) -> None:
         """End this party for good, without what it no longer needs."""
@@ -374,9 +386,12 @@ class Party:
         """Begin the round."""
         raise NotImplementedError
 
-    def receive(self, data: Buffer, *, sender: str | None = None) -> list[Event]:
-        """Take one message. ``sender`` is who the transport says it is from; without it, the
-        claim in the frame stands (a semi-honest plan then relies on the caller)."""
+    def receive(self, data: Buffer, *, sender: str | None = None) -> list[Any]:
+        """Take one message; returns events (sessions have some of their own).
+
+        ``sender`` is who the transport says it is from; without it, the claim in the frame stands
+        (a semi-honest plan then relies on the caller).
+        """
         raise NotImplementedError
 
     def _state(self) -> dict[str, Any]:
@@ -390,7 +405,7 @@ class Party:
         (:func:`secagg.seal`), before transmitting what the last call returned."""
         contexts = self.contexts
         state = {
-            "role": self.role,
+            "role": self.dump_role or self.role,
             "plan": self.plan.digest,
             "index": self.index,
             "session": self.session,
@@ -420,11 +435,11 @@ class Party:
         self._restore(state["state"])
 
 
-def journal_failed(error: OSError) -> MisuseError:
-    """Nothing was sent and nothing is lost: the same call may be made again."""
-    return MisuseError(
-        f"the journal's disk failed ({error.strerror}); try again", rule=JOURNAL_IO_RULE
-    )
+def checked_model(model: object) -> Buffer:
+    """``model`` where it is contiguous bytes; :class:`MisuseError` otherwise."""
+    if not isinstance(model, (bytes, bytearray, memoryview)) or not memoryview(model).contiguous:
+        raise MisuseError("a model is bytes, in one piece", rule="model")
+    return model
 
 
 #: What hostile or foreign content of a dump can make the decoder raise.

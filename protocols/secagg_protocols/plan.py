@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from .choose import MaskedSum, complete, fitted, sparse
+from .choose import MaskedSum, graph_reasons, in_bits, recommended, release_reasons
 from .errors import PlanError
 from .keys import digest_of
 from .parameters import GraphSecurity, graph_security
@@ -27,6 +27,8 @@ SUITES: Final = (SUITE,)
 MOST_LENGTH: Final = 1 << 32
 #: Fewest and most statistical security bits a round of a sparse graph may have.
 SECURITY_BITS: Final = (20, 128)
+#: Most masked inputs for one model that a plan may allow: a site keeps 16 bytes of each.
+MOST_INPUTS: Final = 1 << 16
 _PLAN_LABEL: Final = b"secagg plan v1"
 
 
@@ -47,6 +49,12 @@ class Plan:
     security_bits: statistical security per round of a sparse graph.
     max_weight: largest integer weight of a site; above 1 the weight is summed too.
     fixed_data: whether every round sums functions of the same data (no retraining on new data).
+        Survivor sets must then be nested, and each step down leaves out at least
+        ``release_block`` sites; a site ends the analysis otherwise. A site refuses the plan
+        where its data were summed under another kind, or where the sums of another plan's
+        roster would go uncompared.
+    max_inputs_per_model: masked inputs that a site sends for one broadcast model, retries
+        included; ``None`` states nothing. It is what training relies on, beside noise.
     bits: bits a coordinate on the wire, or ``None`` for the fewest that cannot wrap.
     privacy: plain claims for the layer above, as sorted (name, value) pairs.
     """
@@ -64,6 +72,7 @@ class Plan:
     security_bits: int
     max_weight: int = 1
     fixed_data: bool = False
+    max_inputs_per_model: int | None = None
     bits: int | None = None
     privacy: tuple[tuple[str, str | int | float], ...] | None = None
     #: SHA-256 of the canonical bytes: parties with different plans cannot talk.
@@ -75,12 +84,14 @@ class Plan:
         self._check_stage_kinds()
         self._check_length()
         self._check_weight()
+        self._check_inputs_limit()
         self._check_threat()
         self._check_suite()
         self._check_security_bits()
         self._check_honest_survivors()
         self._check_insiders()
         self._check_graph_shape()
+        self._check_fixed_data_graph()
         self._check_share_threshold()
         self._check_one_survivor_set()
         self._check_sparse_threat()
@@ -109,8 +120,9 @@ class Plan:
             raise PlanError("a MaskedSum", rule="field-types", field="protocol")
         _integer(self.protocol.share_threshold, "protocol.share_threshold")
         _integer(self.protocol.neighbours, "protocol.neighbours")
-        if self.bits is not None:
-            _integer(self.bits, "bits")
+        for name in ("bits", "max_inputs_per_model"):
+            if getattr(self, name) is not None:
+                _integer(getattr(self, name), name)
         if self.privacy is not None:
             object.__setattr__(self, "privacy", _claims(self.privacy))
 
@@ -131,6 +143,15 @@ class Plan:
     def _check_weight(self) -> None:
         if not 1 <= self.max_weight <= MOST_WEIGHT:
             raise PlanError(f"from 1 to {MOST_WEIGHT}", rule="weight", field="max_weight")
+
+    def _check_inputs_limit(self) -> None:
+        most = self.max_inputs_per_model
+        if most is not None and not 1 <= most <= MOST_INPUTS:
+            raise PlanError(
+                f"from 1 to {MOST_INPUTS}, or nothing",
+                rule="inputs-limit",
+                field="max_inputs_per_model",
+            )
 
     def _check_threat(self) -> None:
         if self.threat not in THREATS:
@@ -183,6 +204,15 @@ class Plan:
             field="neighbours",
         )
 
+    def _check_fixed_data_graph(self) -> None:
+        if self.fixed_data and not self.complete:
+            raise PlanError(
+                f"fixed data need the complete graph, {self.clients - 1} neighbours: a site of a "
+                "sparse graph is not told who is in the sum, so it cannot compare two sums",
+                rule="fixed-data-graph",
+                field="neighbours",
+            )
+
     def _check_share_threshold(self) -> None:
         t, k = self.protocol.share_threshold, self.protocol.neighbours
         if not 2 <= t <= k + 1:
@@ -208,7 +238,10 @@ class Plan:
 
     def _check_one_survivor_set(self) -> None:
         t, n, c = self.protocol.share_threshold, self.clients, self.colluding
-        if self.threat == "malicious-server" and self.complete and 2 * t <= n + c:
+        # Over fixed data the law also makes any two sums of one roster share an honest site that
+        # reveals for both, and so compares them, whatever got lost on the way to the others.
+        # Sums of several rosters: `fixed-roster`, which a site checks.
+        if (self.signed or self.fixed_data) and self.complete and 2 * t <= n + c:
             raise PlanError(
                 f"twice {t} does not exceed {n} sites + {c} colluding: a server could have two "
                 "survivor sets confirmed and open one site's vector "
@@ -231,9 +264,9 @@ class Plan:
         found = self.graph_security()
         if found.security_bits < self.security_bits:
             raise PlanError(
-                f"this graph gives {_bits(found.security_bits)} a round "
-                f"({_bits(found.capture_bits)} against captured neighbours, "
-                f"{_bits(found.connectivity_bits)} against a split graph), "
+                f"this graph gives {in_bits(found.security_bits)} a round "
+                f"({in_bits(found.capture_bits)} against captured neighbours, "
+                f"{in_bits(found.connectivity_bits)} against a split graph), "
                 f"{self.security_bits} are asked for",
                 rule="sparse-security",
                 field="neighbours",
@@ -271,6 +304,11 @@ class Plan:
     def complete(self) -> bool:
         """Whether every two sites share a mask."""
         return self.protocol.neighbours == self.clients - 1
+
+    @property
+    def release_block(self) -> int:
+        """Sites by which two sums of fixed data differ at least, where they differ."""
+        return self.min_honest + self.colluding
 
     @property
     def signed(self) -> bool:
@@ -341,12 +379,15 @@ class Plan:
         security_bits: int = 40,
         max_weight: int = 1,
         fixed_data: bool = False,
+        max_inputs_per_model: int | None = None,
         bits: int | None = None,
     ) -> Plan:
         """A plan whose share threshold and graph are chosen; :meth:`explain` says why.
 
         ``neighbours=None`` takes the sparse graph of the exact solver where the threat allows
-        it and the solver finds one, the complete graph otherwise.
+        it and the solver finds one, the complete graph otherwise and for fixed data.
+        ``max_inputs_per_model=None`` takes 2, one retry; for fixed data it sets no limit, since
+        there a site compares the sums themselves.
         """
         if not isinstance(roster, Roster):
             raise PlanError("a Roster", rule="field-types", field="roster")
@@ -359,18 +400,17 @@ class Plan:
             ("neighbours", 0 if neighbours is None else neighbours),
         ):
             _integer(value, name)
-        n = len(roster.sites)
-        if neighbours is None:
-            protocol = sparse(n, threat, colluding, max_dropouts, security_bits) or complete(
-                n, threat, colluding, max_dropouts
-            )
-        elif neighbours == n - 1:
-            protocol = complete(n, threat, colluding, max_dropouts)
-        elif threat == "malicious-server" or neighbours % 2:
-            # The plan itself names what is wrong with such a graph.
-            protocol = MaskedSum(share_threshold=2, neighbours=neighbours)
-        else:
-            protocol = fitted(n, colluding, max_dropouts, neighbours, security_bits)
+        protocol = recommended(
+            len(roster.sites),
+            threat,
+            colluding,
+            max_dropouts,
+            neighbours,
+            security_bits,
+            fixed_data,
+        )
+        if max_inputs_per_model is None and not fixed_data:
+            max_inputs_per_model = 2
         return cls(
             roster=roster,
             length=length,
@@ -385,43 +425,20 @@ class Plan:
             security_bits=security_bits,
             max_weight=max_weight,
             fixed_data=fixed_data,
+            max_inputs_per_model=max_inputs_per_model,
             bits=bits,
         )
 
     def explain(self, *, rounds: int = 1) -> list[str]:
         """Why each number is what it is, one sentence each."""
-        n, c, t = self.clients, self.colluding, self.protocol.share_threshold
-        k, survive = self.protocol.neighbours, self.min_survivors
+        n, c, survive = self.clients, self.colluding, self.min_survivors
         lines = [
             f"At most {self.max_dropouts} of {n} sites may be missing, so a sum has at least "
             f"{survive} sites; less {c} colluding, at least {survive - c} of them are honest "
             f"(min_honest {self.min_honest}).",
         ]
-        if self.complete:
-            lines.append(f"Complete graph: every site shares a mask with all {k} others.")
-            law = "exceeds" if 2 * t > n + c else "does not exceed"
-            lines.append(
-                f"share_threshold {t}: above the {c} colluding, at most the {survive} sure "
-                f"survivors, and 2 x {t} {law} {n} + {c}, so "
-                + (
-                    "no server can have two survivor sets revealed."
-                    if 2 * t > n + c
-                    else "only a server that follows the protocol is safe."
-                )
-            )
-        else:
-            found = self.graph_security()
-            lines.append(
-                f"Sparse graph of {k} neighbours, redrawn each round: "
-                f"{_bits(found.capture_bits)} against captured neighbours, "
-                f"{_bits(found.connectivity_bits)} against a split graph, together "
-                f"{_bits(found.security_bits)} a round; over {rounds} round(s) "
-                f"{_bits(found.security_bits - math.log2(max(1, rounds)))} remain."
-            )
-            lines.append(
-                f"share_threshold {t}: {_bits(found.correctness_bits)} against a round that "
-                "fails for lack of shares."
-            )
+        found = None if self.complete else self.graph_security()
+        lines += graph_reasons(n, c, survive, self.protocol, found, rounds)
         lines.append(
             f"{self.wire_bits} bits a coordinate: the sum of {n} sites cannot wrap "
             f"(it needs {self.bits_needed})."
@@ -430,7 +447,12 @@ class Plan:
             lines.append("Every message is signed and survivors are confirmed before any reveal.")
         else:
             lines.append("The server is trusted to follow the protocol; nothing is signed.")
-        return lines
+        return lines + release_reasons(
+            self.max_inputs_per_model,
+            fixed_data=self.fixed_data,
+            min_honest=self.min_honest,
+            colluding=c,
+        )
 
 
 _SPECIAL: Final = frozenset({"roster", "stages", "protocol", "privacy", "digest"})
@@ -465,10 +487,6 @@ def _claims(value: object) -> tuple[tuple[str, str | int | float], ...]:
 def _integer(value: object, name: str) -> None:
     if type(value) is not int:
         raise PlanError("an integer", rule="field-types", field=name)
-
-
-def _bits(value: float) -> str:
-    return "certainty" if math.isinf(value) else f"{value:.1f} bits"
 
 
 @functools.lru_cache(maxsize=64)

@@ -112,6 +112,15 @@ class Roster:
                 return index
         raise KeyError(name)
 
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """Every pinned key: of sites, server and holders."""
+        return frozenset([*(key for _, key in (*self.sites, *self.holders)), self.server])
+
+    def key(self, name: str) -> bytes | None:
+        """The key pinned for a site, a holder or the server; ``None`` for a stranger."""
+        return {**dict(self.holders), **dict(self.sites), SERVER_NAME: self.server}.get(name)
+
     def canonical(self) -> list[Any]:
         """Plain values whose msgpack form is the canonical encoding."""
         return [

@@ -123,18 +123,25 @@ def start_frame(
     return buffer, buffer.view(len(head), end)
 
 
+def flat_view(data: Buffer, least: int) -> memoryview:
+    """The bytes of a message that has at least ``least`` of them; :class:`DecodeError` else."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise DecodeError("a message is bytes", rule="frame")
+    view = memoryview(data)
+    if not view.contiguous:
+        raise DecodeError("a message is contiguous bytes", rule="frame")
+    if view.nbytes < least:
+        raise DecodeError(f"{view.nbytes} bytes are too few for a message", rule="frame")
+    # Only now: a view with a zero in its shape has no bytes and cannot be cast.
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
 def split_frame(data: Buffer, *, trailer_size: int) -> Frame:
     """Split ``data`` into a frame without believing any of it: views, no copies of the tail.
 
     Raises :class:`DecodeError` where the bytes cannot be a frame.
     """
-    view = memoryview(data)
-    if not view.contiguous:
-        raise DecodeError("a frame is contiguous bytes", rule="frame")
-    if view.format != "B" or view.ndim != 1:
-        view = view.cast("B")
-    if view.nbytes < PREFIX_SIZE + trailer_size:
-        raise DecodeError(f"{view.nbytes} bytes are too few for a frame", rule="frame")
+    view = flat_view(data, PREFIX_SIZE + trailer_size)
     magic, version, kind, sender, recipient, size = _PREFIX.unpack_from(view)
     if magic != MAGIC or version != VERSION:
         raise DecodeError("not a frame of this version", rule="frame")

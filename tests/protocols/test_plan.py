@@ -33,7 +33,7 @@ def test_nothing_that_decides_security_has_a_default() -> None:
         for f in dataclasses.fields(secagg.Plan)
         if f.init and f.default is not dataclasses.MISSING
     }
-    assert defaults == {"max_weight", "fixed_data", "bits", "privacy"}
+    assert defaults == {"max_weight", "fixed_data", "max_inputs_per_model", "bits", "privacy"}
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -51,6 +51,8 @@ CHANGES: list[dict[str, Any]] = [
     {"security_bits": 41},
     {"max_weight": 2},
     {"fixed_data": True},
+    {"max_inputs_per_model": 1},
+    {"max_inputs_per_model": 2},
     {"bits": 40},
     {"privacy": (("epsilon", 1.0),)},
     {"privacy": (("epsilon", 1),)},
@@ -226,6 +228,56 @@ def test_recommend_takes_the_complete_graph_where_the_solver_finds_none() -> Non
         max_dropouts=34,
     )
     assert plan.complete
+
+
+@pytest.mark.parametrize("threat", ["semi-honest", "malicious-server"])
+def test_recommend_keeps_sums_of_fixed_data_comparable(threat: Any) -> None:
+    """The complete graph, and a threshold with which two sums share an honest site."""
+    free = recommend(150, threat="semi-honest", colluding=5, max_dropouts=10)
+    assert not free.complete
+    plan = recommend(150, threat=threat, colluding=5, max_dropouts=10, fixed_data=True)
+    assert plan.complete
+    assert 2 * plan.protocol.share_threshold > 155
+    assert plan.release_block == 8
+    with pytest.raises(secagg.PlanError) as caught:
+        recommend(150, threat=threat, colluding=5, max_dropouts=10, fixed_data=True, neighbours=40)
+    assert caught.value.rule == "fixed-data-graph"
+    # A threshold that would do for one sum is not enough for several of the same data.
+    assert recommend(10, threat="semi-honest", colluding=2, max_dropouts=5)
+    with pytest.raises(secagg.PlanError) as caught:
+        recommend(10, threat="semi-honest", colluding=2, max_dropouts=5, fixed_data=True)
+    assert caught.value.rule == "one-survivor-set"
+
+
+def test_recommend_gives_one_retry_and_prints_its_price() -> None:
+    plan = recommend(8, threat="malicious-server", colluding=1, max_dropouts=1)
+    assert plan.max_inputs_per_model == 2
+    price = plan.explain()[-1]
+    for words in ("one retry", "that site's vector", "charged twice", "With 1, an aborted round"):
+        assert words in price
+    once = recommend(
+        8, threat="malicious-server", colluding=1, max_dropouts=1, max_inputs_per_model=1
+    )
+    assert once.max_inputs_per_model == 1
+    assert "loses that model's step" in once.explain()[-1]
+    many = dataclasses.replace(plan, max_inputs_per_model=4)
+    assert "3 retries" in many.explain()[-1]
+    assert "up to 4 times" in many.explain()[-1]
+    assert "not stated" in dataclasses.replace(plan, max_inputs_per_model=None).explain()[-1]
+    fixed = recommend(8, threat="malicious-server", colluding=1, max_dropouts=1, fixed_data=True)
+    assert fixed.max_inputs_per_model is None
+    assert "at least 4 sites (3 honest + 1 colluding)" in fixed.explain()[-1]
+
+
+@pytest.mark.parametrize("most", [0, -1, (1 << 16) + 1])
+def test_a_limit_of_inputs_is_one_that_can_be_kept(most: int) -> None:
+    with pytest.raises(secagg.PlanError) as caught:
+        make_plan(max_inputs_per_model=most)
+    assert caught.value.rule == "inputs-limit"
+    for wrong in (True, 1.0, "2"):
+        with pytest.raises(secagg.PlanError) as caught:
+            make_plan(max_inputs_per_model=wrong)
+        assert (caught.value.rule, caught.value.field) == ("field-types", "max_inputs_per_model")
 
 
 def test_the_graph_is_regular_symmetric_and_redrawn() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import shutil
 import stat
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +18,7 @@ from secagg import FileJournal, Journal, MemoryJournal, MisuseError
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 ONE, TWO = b"1" * 32, b"2" * 32
+SERIES, NAME = b"s" * 32, b"n" * 32
 
 Make = Callable[[], Journal]
 
@@ -97,6 +96,131 @@ class JournalContract:
         for step, me in won:
             assert journal.claim(KEY, step, bytes([me]) * 32, b"") == bytes([me])
 
+    # Series.
+
+    def test_what_is_retired_is_dropped_and_refused(self, make: Make) -> None:
+        journal = make()
+        keys = [bytes([number]) * 32 for number in range(6)]
+        for number, key in enumerate(keys):
+            journal.claim(key, 1, ONE, b"%d" % number, series=SERIES, number=number)
+        assert journal.floor(SERIES) == 0
+        journal.retire(SERIES, 4)
+        assert journal.floor(SERIES) == 4
+        for number, key in enumerate(keys[:4]):
+            assert journal.newest(key) == 0
+            for digest in (ONE, TWO):
+                with pytest.raises(MisuseError) as caught:
+                    journal.claim(key, 1, digest, b"", series=SERIES, number=number)
+                assert caught.value.rule == "journal-retired"
+        for number, key in enumerate(keys[4:], start=4):
+            assert journal.newest(key) == 1
+            again = journal.claim(key, 1, ONE, b"", series=SERIES, number=number)
+            assert again == b"%d" % number
+
+    def test_a_floor_is_never_lowered(self, make: Make) -> None:
+        journal = make()
+        for below, floor in ((0, 0), (3, 3), (3, 3), (1, 3), (0, 3), (7, 7), (6, 7)):
+            journal.retire(SERIES, below)
+            assert journal.floor(SERIES) == floor
+        with pytest.raises(MisuseError) as caught:
+            journal.claim(KEY, 1, ONE, b"", series=SERIES, number=6)
+        assert caught.value.rule == "journal-retired"
+        assert journal.claim(KEY, 1, ONE, b"new", series=SERIES, number=7) == b"new"
+
+    def test_a_series_is_retired_alone(self, make: Make) -> None:
+        journal = make()
+        journal.claim(KEY, 1, ONE, b"of no series")
+        journal.claim(KEY, 2, ONE, b"of another", series=bytes(32), number=1)
+        journal.claim(KEY, 3, ONE, b"of this", series=SERIES, number=1)
+        journal.retire(SERIES, 1 << 62)
+        assert journal.floor(bytes(32)) == 0
+        assert journal.newest(KEY) == 2
+        assert journal.claim(KEY, 1, ONE, b"") == b"of no series"
+        assert journal.claim(KEY, 2, ONE, b"", series=bytes(32), number=1) == b"of another"
+        journal.retire(bytes(32), 2)
+        assert journal.newest(KEY) == 1
+
+    # Registers.
+
+    def test_a_register_holds_what_was_swapped_in(self, make: Make) -> None:
+        journal = make()
+        assert journal.read(NAME) == b""
+        old = b""
+        for new in (b"one", b"two", b"", b"\0", b"x" * (1 << 20), b"small"):
+            journal.swap(NAME, old, new)
+            assert journal.read(NAME) == new
+            assert journal.read(OTHER) == b""
+            old = new
+
+    def test_a_swap_from_another_value_is_refused_and_changes_nothing(self, make: Make) -> None:
+        journal = make()
+        for stored in (b"", b"stored"):
+            for old in {b"", b"old", b"store", b"stored"} - {stored}:
+                with pytest.raises(MisuseError) as caught:
+                    journal.swap(NAME, old, b"new")
+                assert caught.value.rule == "journal-swap"
+                assert journal.read(NAME) == stored
+            journal.swap(NAME, stored, b"stored")
+
+    def test_registers_and_claims_are_apart(self, make: Make) -> None:
+        journal = make()
+        journal.claim(NAME, 1, ONE, b"reply", series=NAME, number=2)
+        journal.swap(NAME, b"", b"value")
+        journal.retire(NAME, 3)
+        assert (journal.read(NAME), journal.floor(NAME), journal.newest(NAME)) == (b"value", 3, 0)
+
+    def test_no_count_of_many_threads_is_lost(self, make: Make) -> None:
+        journal = make()
+
+        def count() -> None:
+            done = 0
+            while done < 20:
+                old = journal.read(NAME)
+                try:
+                    journal.swap(NAME, old, b"%d" % (int(old or b"0") + 1))
+                    done += 1
+                except MisuseError as error:
+                    assert error.rule == "journal-swap"
+
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert journal.read(NAME) == b"80"
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda j: j.claim(b"short", 1, ONE, b""),
+            lambda j: j.claim(KEY, 1, ONE + b"1", b""),
+            lambda j: j.claim(KEY, 1, ONE, "text"),
+            lambda j: j.claim(KEY, -1, ONE, b""),
+            lambda j: j.claim(KEY, 1 << 32, ONE, b""),
+            lambda j: j.claim(KEY, True, ONE, b""),
+            lambda j: j.claim(KEY, 1, ONE, b"", series=b"short"),
+            lambda j: j.claim(KEY, 1, ONE, b"", number=1),
+            lambda j: j.claim(KEY, 1, ONE, b"", series=SERIES, number=-1),
+            lambda j: j.claim(KEY, 1, ONE, b"", series=SERIES, number=1 << 63),
+            lambda j: j.claim(KEY, 1, ONE, b"", series=SERIES, number=1.0),
+            lambda j: j.retire(b"", 1),
+            lambda j: j.retire(SERIES, -1),
+            lambda j: j.retire(SERIES, 1 << 63),
+            lambda j: j.read(b"short"),
+            lambda j: j.swap(b"short", b"", b""),
+            lambda j: j.swap(NAME, b"", b"x" * ((1 << 20) + 1)),
+            lambda j: j.swap(NAME, None, b""),
+        ],
+    )
+    def test_arguments_of_another_kind_are_refused(
+        self, make: Make, use: Callable[[Journal], Any]
+    ) -> None:
+        journal = make()
+        with pytest.raises(MisuseError) as caught:
+            use(journal)
+        assert caught.value.rule == "arguments"
+        assert (journal.newest(KEY), journal.read(NAME), journal.floor(SERIES)) == (0, b"", 0)
+
 
 class TestMemoryJournal(JournalContract):
     @pytest.fixture
@@ -120,13 +244,10 @@ class TestTwoHandlesOnOneFile(JournalContract):
                 path = tmp_path / "journal"
                 self.turns = itertools.cycle([FileJournal(path), FileJournal(path)])
 
-            def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
-                return next(self.turns).claim(setup_context, step, digest, reply)
+            def __getattr__(self, name: str) -> Any:
+                return getattr(next(self.turns), name)
 
-            def newest(self, setup_context: bytes) -> int:
-                return next(self.turns).newest(setup_context)
-
-        return Alternating
+        return cast("Make", Alternating)
 
 
 class TestReopenedFileJournal(JournalContract):
@@ -135,16 +256,26 @@ class TestReopenedFileJournal(JournalContract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
         class Reopened:
-            def claim(self, setup_context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
-                return FileJournal(tmp_path / "journal").claim(setup_context, step, digest, reply)
+            def __getattr__(self, name: str) -> Any:
+                return getattr(FileJournal(tmp_path / "journal"), name)
 
-            def newest(self, setup_context: bytes) -> int:
-                return FileJournal(tmp_path / "journal").newest(setup_context)
-
-        return Reopened
+        return cast("Make", Reopened)
 
 
 # Files.
+
+
+def unmark(path: Path) -> None:
+    """As a crash right after the write leaves it: the operation was not yet noted as durable."""
+    with contextlib.suppress(OSError):
+        os.removexattr(path, "user.secagg.journal")
+
+
+def has_attributes(path: Path) -> bool:
+    try:
+        return bool(os.getxattr(path, "user.secagg.journal"))
+    except OSError:
+        return False
 
 
 def filled(path: Path, replies: tuple[bytes, ...] = (b"first", b"", b"third" * 9)) -> list[int]:
@@ -171,6 +302,7 @@ def test_a_record_that_was_cut_anywhere_is_dropped(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in range(ends[-2], ends[-1]):
         path.write_bytes(whole[:size])
+        unmark(path)
         journal = FileJournal(path)
         assert journal.newest(KEY) == 2
         # Nobody acted upon it, so the step is free, and the file is sound afterwards.
@@ -180,21 +312,104 @@ def test_a_record_that_was_cut_anywhere_is_dropped(tmp_path: Path) -> None:
         assert again.claim(KEY, 3, TWO, b"") == b"anew"
 
 
+#: Operations whose record is the last of a file, by kind; and what they change.
+LAST: dict[str, Callable[[Journal], object]] = {
+    "claim": lambda j: j.claim(KEY, 3, ONE, b"reply", series=SERIES, number=5),
+    "retire": lambda j: j.retire(SERIES, 5),
+    "swap": lambda j: j.swap(NAME, b"old", b"new"),
+}
+
+
+def content(journal: FileJournal) -> tuple[Any, ...]:
+    return journal.newest(KEY), journal.floor(SERIES), journal.read(NAME)
+
+
+def with_last(path: Path, kind: str, padding: int = 0) -> tuple[int, Any, Any, bytes]:
+    """A journal with that last operation: where its record starts, content before and after it,
+    and all bytes."""
+    journal = FileJournal(path)
+    journal.claim(KEY, 2, ONE, b"x" * padding, series=SERIES, number=4)
+    journal.swap(NAME, b"", b"old")
+    start, before = path.stat().st_size, content(journal)
+    LAST[kind](journal)
+    after = content(journal)
+    assert after != before
+    return start, before, after, path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", LAST)
+def test_a_record_of_any_kind_that_was_cut_is_dropped(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "journal"
+    start, before, after, whole = with_last(path, kind)
+    for size in range(start, len(whole)):
+        path.write_bytes(whole[:size])
+        unmark(path)
+        again = FileJournal(path)
+        assert content(again) == before, size
+        LAST[kind](again)
+        assert content(again) == content(FileJournal(path)) == after
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", LAST)
+def test_sectors_that_were_not_written_are_a_crash_and_not_damage(
+    tmp_path: Path, kind: str
+) -> None:
+    """A file that grew before its blocks were written ends in zeros, from any byte of a record."""
+    seen = set()
+    for padding in range(512):
+        path = tmp_path / f"journal-{padding}"
+        start, before, after, whole = with_last(path, kind, padding)
+        sector = -(-start // 512) * 512
+        if sector < len(whole) and any(whole[sector:]):
+            seen.add(sector - start)
+            path.write_bytes(whole[:sector] + bytes(len(whole) - sector))
+            unmark(path)
+            again = FileJournal(path)
+            assert content(again) == before, padding
+            LAST[kind](again)
+            assert content(FileJournal(path)) == after
+        path.unlink()
+    # All but where the record's last bytes are zeros anyway.
+    assert len(seen) >= len(whole) - start - 2
+
+
 def test_a_crash_while_the_file_was_made_leaves_an_empty_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    start = b"secagg journal 1\n"
-    for size in range(len(start) + 1):
-        path.write_bytes(start[:size])
-        journal = FileJournal(path)
-        assert journal.newest(KEY) == 0
-        journal.claim(KEY, 1, ONE, b"reply")
-        assert FileJournal(path).newest(KEY) == 1
+    FileJournal(path).newest(KEY)
+    head = path.read_bytes()
+    for size in range(len(head)):
+        for start in (head[:size], bytes(size)):
+            path.write_bytes(start)
+            unmark(path)
+            journal = FileJournal(path)
+            assert journal.newest(KEY) == 0
+            journal.claim(KEY, 1, ONE, b"reply")
+            assert FileJournal(path).newest(KEY) == 1
+
+
+def test_a_journal_that_was_emptied_is_not_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    filled(path)
+    whole = path.read_bytes()
+    if not has_attributes(path):
+        pytest.skip("this file system keeps no attributes")
+    for size in (0, 17, 60):
+        path.write_bytes(whole[:size])
+        with pytest.raises(MisuseError) as caught:
+            FileJournal(path).claim(KEY, 1, TWO, b"anew")
+        assert caught.value.rule == "journal-file"
+        assert path.read_bytes() == whole[:size]
 
 
 @pytest.mark.parametrize("bits", [0x01, 0x80, 0xFF])
 def test_any_changed_byte_is_refused(tmp_path: Path, bits: int) -> None:
     path = tmp_path / "journal"
     filled(path)
+    journal = FileJournal(path)
+    journal.claim(OTHER, 1, ONE, b"reply", series=SERIES, number=3)
+    journal.retire(SERIES, 2)
+    journal.swap(NAME, b"", b"value")
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :])
@@ -220,7 +435,14 @@ def test_a_removed_byte_or_record_inside_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"hello", b"another file of somebody", b"\0" * 200, b"SECAGG", b"secagg journal 2\n"],
+    [
+        b"hello",
+        b"another file of somebody",
+        b"\0" * 200,
+        b"SECAGG",
+        b"secagg journal 1\n",
+        b"secagg journal 3\n",
+    ],
 )
 def test_a_file_of_another_kind_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal"
@@ -256,94 +478,6 @@ def test_a_file_removed_while_open_is_refused(tmp_path: Path) -> None:
     assert caught.value.rule == "journal-file"
 
 
-def test_a_backup_put_in_place_while_open_is_refused(tmp_path: Path) -> None:
-    """A restored older copy, on which another process went on, lacks what was claimed here."""
-    path, backup = tmp_path / "journal", tmp_path / "backup"
-    FileJournal(path).claim(KEY, 1, ONE, b"")
-    shutil.copy(path, backup)
-    journal = FileJournal(path)
-    journal.claim(KEY, 2, ONE, b"same size")
-    backup.rename(path)
-    FileJournal(path).claim(KEY, 2, TWO, b"same size")
-    with pytest.raises(MisuseError):
-        journal.claim(KEY, 3, ONE, b"")
-
-
-# Processes.
-
-CLAIMER = """
-import sys
-from secagg import FileJournal, MisuseError
-path, me, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-journal = FileJournal(path)
-print("ready", flush=True)
-sys.stdin.readline()
-for step in range(1, count + 1):
-    try:
-        reply = journal.claim(b"k" * 32, step, bytes([me]) * 32, b"reply %d of %d" % (step, me))
-        print("won", step, reply.decode(), flush=True)
-    except MisuseError as error:
-        print("lost", step, error.rule, flush=True)
-"""
-
-
-def claimer(path: Path, me: int, count: int) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLAIMER, str(path), str(me), str(count)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def test_of_two_processes_one_wins_each_step(tmp_path: Path) -> None:
-    path, count = tmp_path / "journal", 60
-    processes = [claimer(path, me, count) for me in (1, 2)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    lines = [process.communicate()[0].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    for step in range(1, count + 1):
-        results = [of[step - 1].split()[0] for of in lines]
-        assert sorted(results) == ["lost", "won"], step
-        winner = results.index("won") + 1
-        stored = FileJournal(path).claim(KEY, step, bytes([winner]) * 32, b"")
-        assert stored == b"reply %d of %d" % (step, winner)
-
-
-@pytest.mark.parametrize(
-    "times", [3, pytest.param(25, marks=pytest.mark.slow)], ids=["few", "many"]
-)
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, times: int) -> None:
-    for turn in range(times):
-        path = tmp_path / f"journal-{turn}"
-        process = claimer(path, 7, 100_000)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        said = [process.stdout.readline() for _ in range(1 + turn % 5)]
-        time.sleep(0.0007 * turn)
-        process.kill()
-        said += process.communicate()[0].splitlines(keepends=True)
-        # A line that the kill cut short was not read by anybody.
-        whole = [line.split() for line in said if line.endswith("\n")]
-        acknowledged = [int(step) for result, step, *_ in whole if result == "won"]
-        assert acknowledged
-        journal = FileJournal(path)
-        for step in acknowledged:
-            assert journal.claim(KEY, step, bytes([7]) * 32, b"") == b"reply %d of 7" % step
-            with pytest.raises(MisuseError):
-                journal.claim(KEY, step, ONE, b"")
-        # At most the record that was being acknowledged is there besides them.
-        assert journal.newest(KEY) - acknowledged[-1] <= 2
-
-
 def test_a_full_disk_leaves_the_step_unclaimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,8 +503,7 @@ def test_a_full_disk_leaves_the_step_unclaimed(
 def test_a_disk_that_does_not_sync_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claim that may not be durable must not be acted upon; a later one with the same content
-    may be, a later one with another content must not win where the record reached the disk."""
+    """What may not be durable must not be acted upon, so it is undone."""
     path = tmp_path / "journal"
     filled(path)
     journal = FileJournal(path)
@@ -380,26 +513,65 @@ def test_a_disk_that_does_not_sync_is_an_error(
         raise OSError("no sync")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no sync"):
-        journal.claim(KEY, 4, ONE, b"reply")
+    for use in (
+        lambda: journal.claim(KEY, 4, ONE, b"reply"),
+        lambda: journal.retire(SERIES, 4),
+        lambda: journal.swap(NAME, b"", b"value"),
+    ):
+        with pytest.raises(OSError, match="no sync"):
+            use()
     monkeypatch.undo()
-    synced = []
-    true = os.fsync
-
-    def count(handle: int) -> None:
-        synced.append(handle)
-        true(handle)
-
-    monkeypatch.setattr(os, "fsync", count)
-    assert journal.claim(KEY, 4, ONE, b"later") == b"reply"
-    # The record was only in the page cache, so this claim has to make it durable.
-    assert synced
+    # None of it happened, to this object or another, and all of it may be tried again.
+    for other in (FileJournal(path), journal):
+        assert (other.newest(KEY), other.floor(SERIES), other.read(NAME)) == (3, 0, b"")
+    assert journal.claim(KEY, 4, ONE, b"later") == b"later"
+    journal.retire(SERIES, 4)
+    journal.swap(NAME, b"", b"value")
     with pytest.raises(MisuseError):
         FileJournal(path).claim(KEY, 4, TWO, b"")
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda j: j.claim(KEY, 4, ONE, b"later"),
+        lambda j: j.newest(KEY),
+        lambda j: j.floor(SERIES),
+        lambda j: j.read(NAME),
+        lambda j: j.retire(SERIES, 1),
+        lambda j: j.swap(NAME, b"value", b"value"),
+    ],
+)
+def test_what_another_process_left_unsynced_is_made_durable_first(
+    use: Callable[[Journal], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    filled(path)
+    journal = FileJournal(path)
+    journal.newest(KEY)
+    dying = FileJournal(path)
+    dying.newest(KEY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        dying.claim(KEY, 4, ONE, b"reply")
+        dying.retire(SERIES, 1)
+        dying.swap(NAME, b"", b"value")
+    synced = []
+    true = os.fsync
+
+    def count(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        true(handle)
+
+    monkeypatch.setattr(os, "fsync", count)
+    use(journal)
+    assert synced == [path.stat().st_ino]
+    use(journal)
+    assert len(synced) == 1
+
+
 def test_both_journals_are_journals() -> None:
     for kind in (MemoryJournal, FileJournal):
-        for name in ("claim", "newest"):
+        for name in ("claim", "newest", "retire", "floor", "read", "swap"):
             assert callable(getattr(kind, name))
     assert secagg.Journal is Journal

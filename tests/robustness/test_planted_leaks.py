@@ -97,9 +97,11 @@ def plant_journal(patch: pytest.MonkeyPatch) -> None:
     true = FileJournal.claim
     seed = canary_seed()
 
-    def claim(self: FileJournal, context: bytes, step: int, digest: bytes, reply: bytes) -> bytes:
-        true(self, context, 99 + step, digest, seed)
-        return true(self, context, step, digest, reply)
+    def claim(
+        self: FileJournal, context: bytes, step: int, digest: bytes, reply: bytes, **more: Any
+    ) -> bytes:
+        true(self, context, 99 + step, digest, seed, **more)
+        return true(self, context, step, digest, reply, **more)
 
     patch.setattr(FileJournal, "claim", claim)
     patch.setattr(FileJournal, "newest", lambda self, context: 0)

@@ -20,6 +20,8 @@ from robustness.malform import fields_of, pack
 from robustness.party_process import read, write
 from robustness.rounds import SERVER, Round, cut_frame, seal_frame, setup
 
+from secagg_protocols.journal import FileJournal
+
 SCRIPT = Path(__file__).with_name("party_process.py")
 #: Arguments of ``setup``: three sites, who all have to stay, or four, of which one leaves.
 PLANS: dict[str, tuple[list[Any], str | None]] = {
@@ -339,7 +341,12 @@ def two_lists(
         # The state has a folder for each process; a hard link makes the journal the same file.
         (copy / "journal").hardlink_to(folder / "journal")
     else:
-        shutil.copy(folder / "journal", copy / "journal")
+        # A plain copy would be refused, so the twin's is a journal of its own.
+        book, twin_book = FileJournal(folder / "journal"), FileJournal(copy / "journal")
+        book.newest(bytes(32))
+        for key, step, series, place in book._places():
+            record = book._records[key, step]
+            twin_book.claim(key, step, *record, series=series, number=place)
     twins = [pool.of(name), pool.of("twin of site-1")]
     for twin, place in zip(twins, (folder, copy), strict=True):
         reply = twin.ask({"do": "open", "folder": str(place), "name": name, "plan": arguments})
@@ -372,6 +379,18 @@ def test_two_journals_would_answer_both_lists(threat: str, pool: Pool, tmp_path:
     answers = [data for reply in replies for _, data in reply["out"]]
     assert len(set(answers)) == 2
     assert {data[3] for data in answers} == {7 if threat != "semi-honest" else 9}
+
+
+def test_a_copied_journal_is_refused(pool: Pool, tmp_path: Path) -> None:
+    name = "site-1"
+    network = Network(pool, "semi-honest", tmp_path / "round")
+    network.run()
+    folder, copy = tmp_path / "round" / name, tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    reply = pool.of("twin").ask(
+        {"do": "open", "folder": str(copy), "name": name, "plan": PLANS["semi-honest"][0]}
+    )
+    assert reply == {"error": "MisuseError", "rule": "journal-copy"}
 
 
 @pytest.mark.parametrize("plan", ["semi-honest", "malicious-server"])

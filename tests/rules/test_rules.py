@@ -71,6 +71,7 @@ PLAN_BREAKS: dict[str, Any] = {
     "stage-kinds": {"stages": (type("Mine", (secagg.Integers,), {})(0, 1),)},
     "length": {"length": 0},
     "weight": {"max_weight": 0},
+    "inputs-limit": {"max_inputs_per_model": 0},
     "threat": {"threat": "honest"},
     "suite": {"suite": "rot13"},
     "security-bits": {"security_bits": 8},
@@ -79,6 +80,15 @@ PLAN_BREAKS: dict[str, Any] = {
     "graph-shape": {
         "protocol": secagg.MaskedSum(share_threshold=5, neighbours=5),
         "threat": "semi-honest",
+    },
+    "fixed-data-graph": {
+        "n": 12,
+        "protocol": secagg.MaskedSum(share_threshold=5, neighbours=6),
+        "threat": "semi-honest",
+        "colluding": 0,
+        "max_dropouts": 4,
+        "sites_receive": False,
+        "fixed_data": True,
     },
     "share-threshold": {"protocol": secagg.MaskedSum(share_threshold=7, neighbours=6)},
     "one-survivor-set": {"protocol": secagg.MaskedSum(share_threshold=4, neighbours=6)},
@@ -145,7 +155,11 @@ def test_every_check_is_in_the_table_and_called_from_one_place() -> None:
     speakers = {"plan": "plan", "party": "party", "client": "client", "server": "server"}
     found: list[tuple[str, str]] = []
     calls: dict[tuple[str, str], int] = {}
+    # What has a table of its own is held against it where it is tested.
+    elsewhere = {"journal", "enrolment"}
     for path in sorted(ROOT.rglob("*.py")):
+        if path.relative_to(ROOT).with_suffix("").parts[0] in elsewhere:
+            continue
         tree = ast.parse(path.read_text())
         for owner, method in _checks(tree):
             if owner in homes:

@@ -141,7 +141,7 @@ class CheatingClient(Client):
                 given = row[::-1] if how == "swapped" else row.copy()
                 for place, part in enumerate(("self", "mask")):
                     if how != "swapped" and part in which:
-                        given[place] = wrong_share(rng, row[place], how)
+                        given[place] = wrong_share(rng, row[place], how, holder)
                 self.lies.dealt[holder] = {"self", "mask"} if how == "swapped" else which
             plaintext = encode_shares(given)
             if self.does("deal unreduced") and holder in targets:
@@ -159,13 +159,15 @@ class CheatingClient(Client):
         return bytes(out)
 
 
-def wrong_share(rng: random.Random, share: Any, how: str) -> Any:
-    """Another reduced share: every limb at random, or one limb too large by one."""
+def wrong_share(rng: random.Random, share: Any, how: str, holder: int) -> Any:
+    """Another reduced share: every limb at random, or one limb too large."""
     out = share.copy()
     if how == "random":
         return np.array([rng.randrange(PRIME) for _ in share], dtype=np.uint64)
     at = rng.randrange(len(out))
-    out[at] = (int(out[at]) + 1) % PRIME
+    # Errors of one size can cancel: together they are another sharing of the same secret, which
+    # nobody can tell from the right one and which harms nobody. These do not.
+    out[at] = (int(out[at]) + pow(holder + 1, 50, PRIME)) % PRIME
     return out
 
 
@@ -371,7 +373,7 @@ class CheatingSite:
         if name == "reveal wrong":
             how = rng.choice(("random", "off by one"))
             for row in some:
-                rows[row] = wrong_share(rng, rows[row], how)
+                rows[row] = wrong_share(rng, rows[row], how, row)
         elif name == "reveal swapped":
             rows = np.roll(rows, 1, axis=0)
         elif name == "reveal missing":

@@ -274,7 +274,7 @@ def test_a_vector_that_turns_infinite_under_the_encoder_is_the_caller_s_fault() 
     world = World(plan)
     world.vectors = {name: x.astype(float) for name, x in world.vectors.items()}
     party, vector = world.parties[VICTIM], world.vectors[VICTIM]
-    true = party._check_inputs_per_model
+    true = party._enter_input
 
     def meanwhile() -> None:
         true()
@@ -282,7 +282,7 @@ def test_a_vector_that_turns_infinite_under_the_encoder_is_the_caller_s_fault() 
             vector[2] = np.nan
 
     refused: list[Any] = []
-    party._check_inputs_per_model = meanwhile
+    party._enter_input = meanwhile
     receive = party.receive
 
     def receiving(*args: Any, **options: Any) -> Any:

@@ -16,6 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import secagg
 from secagg_protocols.masked_sum import Client, Server
+from secagg_protocols.masked_sum.registers import (
+    inputs_register,
+    models_register,
+    released_register,
+)
 from secagg_protocols.masked_sum.rules import RULES
 from support.scenarios import SCENARIOS
 from support.world import World, digest, make_plan, sparse_plan
@@ -64,16 +69,29 @@ def recording(kind: type[Any], log: list[dict[str, Any]]) -> type[Any]:
     return type(f"Recorded{kind.__name__}", (kind,), {name: wrap(name) for name in names})
 
 
-def header(plan: secagg.Plan, name: str) -> dict[str, Any]:
+def registers(party: Any) -> dict[str, str]:
+    """What earlier rounds left in a site's journal, by name of the register."""
+    if isinstance(party, Server):
+        return {}
+    names = (
+        released_register(party.name, party.data),
+        models_register(party.name, party.data),
+        inputs_register(party.name, party.data, party.contexts.model_hash or b""),
+    )
+    found = {name.hex(): party.journal.read(name).hex() for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def header(plan: secagg.Plan, name: str, round: int = 0) -> dict[str, Any]:
     """What a party is built from; all of it is test material, none of it a secret."""
     return {
         "plan": secagg.dump_plan(plan),
         "party": name,
         "identity_seed": digest("identity", name).hex(),
         "session": "a test",
-        "round": 0,
+        "round": round,
         "model": b"model".hex(),
-        "entropy": digest("seed", name, 0).hex(),
+        "entropy": digest("seed", name, round).hex(),
     }
 
 
@@ -85,6 +103,7 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
         "sparse": sparse_plan(),
         "real": make_plan(stages=(secagg.ClipL2(100.0), secagg.Quantise(50, "nearest"))),
         "64-bit": make_plan(5, bits=64),
+        "fixed-data": make_plan(fixed_data=True, max_inputs_per_model=1),
     }
     for title, plan in plans.items():
         for step in range(6):
@@ -121,19 +140,23 @@ def bad() -> Iterator[tuple[str, dict[str, Any]]]:
     for (party, rule), play in sorted(SCENARIOS.items()):
         kind = Server if party == "server" else Client
         log: list[dict[str, Any]] = []
-        built: list[Any] = []
+        built: list[tuple[Any, dict[str, str]]] = []
         recorded = recording(kind, log)
 
         def remember(self: Any, *args: Any, _base: Any = recorded, **kwargs: Any) -> None:
-            built.append(self)  # noqa: B023 - called before the next turn of the loop
             _base.__init__(self, *args, **kwargs)
+            # Called before the next turn of the loop.
+            built.append((self, registers(self)))  # noqa: B023
 
         answers = play(type("Recorded", (recorded,), {"__init__": remember}))
         last = log[-1] if log else {}
         refused = last.get("raises") or [r[1:] for r in last.get("brings", {}).get("refused", [])]
         named = rule in str(refused)
         if answers[:1] == [rule] and named and len(built) == 1:
-            about = header(built[0].plan, built[0].name)
+            victim, left = built[0]
+            about = header(victim.plan, victim.name, victim.round) | (
+                {"registers": left} if left else {}
+            )
             yield f"{party}-{rule}", about | {"rule": rule, "script": log}
 
 

@@ -41,11 +41,14 @@ def play(
     sender: str = "s1",
     classes: dict[str, type[Any]] | None = None,
     after: bool = False,
+    journals: dict[str, Any] | None = None,
+    round: int = 0,
 ) -> list[str]:
     """Run a round in which one frame of ``kind`` to the victim is changed; its answer.
 
     Site messages are changed when they come from ``sender``; server messages when they go to
     the victim. With ``after`` the true message is delivered first. The round ends there.
+    ``journals`` are those of earlier rounds.
     """
     plan = plan or make_plan()
     name = "server" if kind.from_site else VICTIM
@@ -68,7 +71,13 @@ def play(
             )
         raise StopIteration
 
-    world = World(plan, classes={name: victim, **(classes or {})}, edit=edit)
+    world = World(
+        plan,
+        classes={name: victim, **(classes or {})},
+        edit=edit,
+        journals=journals,
+        round=round,
+    )
     try:
         world.run(drop)
     except StopIteration:

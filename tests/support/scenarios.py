@@ -12,6 +12,7 @@ from typing import Any
 import secagg
 from secagg_protocols import wire
 from secagg_protocols.masked_sum import masks, messages
+from secagg_protocols.masked_sum.registers import MOST_MODELS, models_register, pack_count
 from support.played import (
     SCENARIOS,
     VICTIM,
@@ -244,25 +245,86 @@ def _(victim: type[Any]) -> list[str]:
 
 @scenario("client", "inputs-per-model")
 def _(victim: type[Any]) -> list[str]:
-    floors = {VICTIM: secagg.Floors(most_inputs_per_model=1)}
+    # A retry of one model, after a round that went through.
+    plan, journals = make_plan(max_inputs_per_model=1), dict[str, Any]()
+    World(plan, journals=journals).run()
+    return play(victim, messages.SHARES_FOR, lambda w, f: f, plan=plan, journals=journals, round=1)
+
+
+@scenario("client", "inputs-full")
+def _(victim: type[Any]) -> list[str]:
+    # One model more than a site keeps on record.
+    journal = secagg.MemoryJournal()
+    journal.swap(models_register(VICTIM, ""), b"", pack_count(MOST_MODELS))
+    plan, journals = make_plan(max_inputs_per_model=1), {VICTIM: journal}
+    return play(victim, messages.SHARES_FOR, lambda w, f: f, plan=plan, journals=journals)
+
+
+@scenario("client", "fixed-data-plan")
+def _(victim: type[Any]) -> list[str]:
+    # Data that were summed as fixed, under a plan that compares nothing.
+    plan, journals = make_plan(max_inputs_per_model=2), released(make_plan(fixed_data=True), [])
+    return play(victim, messages.SHARES_FOR, lambda w, f: f, plan=plan, journals=journals, round=1)
+
+
+@scenario("client", "fixed-roster")
+def _(victim: type[Any]) -> list[str]:
+    # A sum of all, then one of a part of the sites whose threshold is its own.
+    plan, journals = make_plan(7, fixed_data=True), released(fixed_plan(), [])
+    return play(victim, messages.SHARES_FOR, lambda w, f: f, plan=plan, journals=journals, round=1)
+
+
+def released(plan: secagg.Plan, *drops: list[str]) -> dict[str, Any]:
+    """Journals after rounds over fixed data that left out these sites; the last may be refused."""
     journals: dict[str, Any] = {}
-    classes = {VICTIM: victim}
-    World(make_plan(), classes=classes, floors=floors, journals=journals).run()
-    again = World(make_plan(), classes=classes, floors=floors, journals=journals, round=1)
-    rules: list[str] = []
+    for number, gone in enumerate(drops):
+        world = World(plan, journals=journals, round=number)
+        try:
+            world.run({3: gone})
+        except secagg.ThresholdError:
+            # Every site refuses the survivors, so no consents come together.
+            assert number == len(drops) - 1
+    return journals
 
-    def edit(kind: int, sender: str, to: str, frame: bytes) -> list[bytes] | None:
-        if kind == messages.SHARES_FOR.number and to == VICTIM:
-            rules.extend(refused(lambda: again.parties[to].receive(frame, sender=sender)))
-            raise StopIteration
-        return None
 
-    again.edit = edit
-    try:
-        again.run()
-    except StopIteration:
-        return rules
-    raise AssertionError("the attack was never played")
+def another_set(victim: type[Any], plan: secagg.Plan, *drops: list[str]) -> list[str]:
+    """Rounds over fixed data with the victim's own class in the last only; its answer to U3."""
+    return play(
+        victim,
+        messages.SURVIVORS,
+        lambda world, frame: frame,
+        plan=plan,
+        drop={3: drops[-1]},
+        journals=released(plan, *drops[:-1]),
+        round=len(drops) - 1,
+    )
+
+
+def fixed_plan() -> secagg.Plan:
+    """Ten sites, of which four may be missing; sums differ by no site or by at least three."""
+    return make_plan(
+        10,
+        fixed_data=True,
+        max_dropouts=4,
+        protocol=secagg.MaskedSum(share_threshold=6, neighbours=9),
+    )
+
+
+@scenario("client", "fixed-nested")
+def _(victim: type[Any]) -> list[str]:
+    # Three sites leave and three others return: any two sets differ by six sites.
+    return another_set(victim, fixed_plan(), ["s1", "s2", "s3"], ["s4", "s5", "s6"])
+
+
+@scenario("client", "fixed-difference")
+def _(victim: type[Any]) -> list[str]:
+    return another_set(victim, fixed_plan(), [], ["s9"])
+
+
+@scenario("client", "fixed-ended")
+def _(victim: type[Any]) -> list[str]:
+    # One set is refused, and the server comes back with one that would have been taken.
+    return another_set(victim, fixed_plan(), [], ["s9"], ["s9", "s8", "s7"])
 
 
 @scenario("client", "survivors-within")

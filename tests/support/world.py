@@ -84,9 +84,12 @@ class World:
         journals: dict[str, Any] | None = None,
         round: int = 0,
         model: bytes = MODEL,
+        session: str = SESSION,
+        identities: Mapping[str, secagg.Identity] | None = None,
+        data: str = "",
     ) -> None:
         self.plan = plan
-        self.identities = people(plan.clients)[1]
+        self.identities = people(plan.clients)[1] | dict(identities or {})
         self.edit = edit
         self.round = round
         classes = classes or {}
@@ -96,7 +99,7 @@ class World:
             journal = self.journals.setdefault(name, secagg.MemoryJournal())
             common: dict[str, Any] = {
                 "identity": self.identities[name],
-                "session": SESSION,
+                "session": session,
                 "round": round,
                 "model": model,
                 "journal": journal,
@@ -107,7 +110,9 @@ class World:
             else:
                 kind = classes.get(name, Client)
                 index = plan.roster.index(name)
-                self.parties[name] = kind(plan, index, floors=(floors or {}).get(name), **common)
+                self.parties[name] = kind(
+                    plan, index, floors=(floors or {}).get(name), data=data, **common
+                )
         self.vectors = {
             name: np.resize(np.frombuffer(digest("x", name), dtype=np.uint8), plan.length).astype(
                 np.int64

@@ -14,6 +14,7 @@ from secagg_native.aes_ctr import Keystreams
 from ..errors import (
     MisuseError,
     PeerError,
+    ReleaseError,
     SecAggError,
 )
 from ..events import Aggregate, Done, Dropped, Event, Ignored, Send, Step
@@ -51,6 +52,7 @@ from .client_checks import (
 )
 from .client_shares import ClientShares
 from .messages import SEALED_SIZE
+from .registers import data_name
 from .waiting import CHANGED_RULE, Waiting, changed
 
 #: Coordinates that are encoded, masked and packed at a time; a multiple of 8, so that each
@@ -79,8 +81,12 @@ class Client(ClientShares):
     role = "client"
     kinds = messages.KINDS
 
-    def __init__(self, plan: Plan, index: int, *, floors: Floors | None, **common: Any) -> None:
+    def __init__(
+        self, plan: Plan, index: int, *, floors: Floors | None, data: str = "", **common: Any
+    ) -> None:
         super().__init__(plan, index, **common)
+        #: What the site calls its data: inputs and sums are counted by it, never by a server.
+        self.data = data_name(data)
         if floors is not None and not isinstance(floors, Floors):
             raise MisuseError("floors are Floors (Floors.load reads them)", rule="floors")
         self.floors = floors
@@ -99,6 +105,28 @@ class Client(ClientShares):
 
     def _require_floors(self) -> None:
         self._check_floors()
+
+    # Where this party stands, for callers that run several rounds.
+
+    @property
+    def started(self) -> bool:
+        """Whether the keys were advertised."""
+        return self._at != NEW
+
+    @property
+    def awaits_input(self) -> bool:
+        """Whether the keys are shared and the vector is what is missing."""
+        return self._at == READY and self._pending is None
+
+    @property
+    def sent_input(self) -> bool:
+        """Whether the masked input was sent."""
+        return self._at >= MASKED
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Roster indices of the announced survivors, within this site's neighbours and itself."""
+        return self._u3
 
     # Contract.
 
@@ -291,8 +319,9 @@ class Client(ClientShares):
     ) -> list[Event]:
         try:
             return self._mask_input(array, weight, check)
-        except PeerError as error:
-            # A peer's key is of low order. Bad input of the caller's ends nothing.
+        except (PeerError, ReleaseError) as error:
+            # A peer's key is of low order, or these data are not for this plan. Bad input of the
+            # caller's ends nothing.
             self._end(error)
             raise
 
@@ -314,7 +343,7 @@ class Client(ClientShares):
                     )
                 )
                 signs.append(masks.pair_sign(self.index, peer))
-        self._check_inputs_per_model()
+        self._enter_input()
         streams = Keystreams(*masks.key_arrays(keys, signs))
         kind, header = messages.INPUT, encode_header(messages.Input())
         buffer, tail = start_frame(
@@ -356,6 +385,8 @@ class Client(ClientShares):
         self._check_survivor_sent()
         self._check_survivor_holders(present)
         self._u3, self._cohort = present, header.cohort
+        if plan.fixed_data:
+            self._enter_release()
         if not plan.signed:
             return self._reveal()
         digest = self._survivors_digest()
@@ -439,6 +470,7 @@ class Client(ClientShares):
             "u3": list(self._u3),
             "cohort": self._cohort,
             "floors": None if self.floors is None else asdict(self.floors),
+            "data": self.data,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -451,6 +483,7 @@ class Client(ClientShares):
         self._shares = dict(state["shares"])
         self._u3 = tuple(state["u3"])
         self._cohort = state["cohort"]
+        self.data = data_name(state["data"])
         if self.floors is None and state["floors"] is not None:
             self.floors = Floors(**state["floors"])
             self._require_floors()

@@ -5,14 +5,33 @@ The checks stand apart from the steps so that the table can be held against one 
 
 from __future__ import annotations
 
-from ..errors import EquivocationError, MisuseError, PeerError
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from ..errors import EquivocationError, MisuseError, PeerError, ReleaseError
 from ..events import Step
 from ..floors import Floors
-from ..keys import KEY_SIZE, digest_of, verify
-from ..party import Party, journal_failed
+from ..journal import journal_failed
+from ..keys import KEY_SIZE, verify
+from ..party import Party
 from ..roster import SERVER_NAME
 from ..wire import SERVER, Frame, encode_header, frame_digest, to_bitmap
 from . import masks, messages
+from .registers import (
+    MOST_MODELS,
+    TAG_SIZE,
+    Released,
+    inputs_register,
+    models_register,
+    pack_count,
+    pack_released,
+    pack_tags,
+    released_register,
+    unpack_count,
+    unpack_released,
+    unpack_tags,
+)
 from .waiting import Waiting
 
 # Where a client stands: what it waits for.
@@ -25,14 +44,13 @@ AWAITED = {
     messages.CONSENTS.number: {CONSENTED},
     messages.RESULT.number: {REVEALED},
 }
-#: Step under which inputs per model are counted; rounds use the numbers of ``Step``.
-_INPUT_SLOTS = 1000
 
 
 class ClientChecks(Party):
     """The rules of a site, and the state they look at."""
 
     floors: Floors | None
+    data: str
     _at: int
     _neighbours: tuple[int, ...]
     _adverts: dict[int, bytes]
@@ -44,6 +62,98 @@ class ClientChecks(Party):
 
     def _survivors_digest(self) -> bytes:
         return masks.survivors_digest(self.contexts.round, to_bitmap(self._u3, self.plan.clients))
+
+    def _change_register(self, name: bytes, change: Callable[[bytes], bytes]) -> None:
+        """Replace a register of the journal, durably, by what ``change`` makes of it.
+
+        It is written also where it stays the same: the process that wrote it may have died
+        before it was durable.
+        """
+        while True:
+            try:
+                stored = self.journal.read(name)
+                self.journal.swap(name, stored, change(stored))
+            except OSError as error:
+                raise journal_failed(error) from error
+            except MisuseError as error:
+                # Another process of this site was faster; what it wrote counts as well.
+                if error.rule != "journal-swap":
+                    raise
+            else:
+                return
+
+    def _enter_input(self) -> None:
+        """Enter an input into the registers of these data, before it is made.
+
+        The plan is entered here and not with the survivors: who is in a sum may never hear of
+        it, and must know all the same that one can have been opened under this plan.
+        """
+        self._change_register(
+            released_register(self.name, self.data),
+            lambda stored: pack_released(self._admitted(unpack_released(stored))),
+        )
+        floor = None if self.floors is None else self.floors.most_inputs_per_model
+        limits = [most for most in (self.plan.max_inputs_per_model, floor) if most is not None]
+        if not limits:
+            return
+
+        def count(stored: bytes) -> bytes:
+            tags, tag = unpack_tags(stored), self.contexts.round[:TAG_SIZE]
+            if tag in tags:
+                return stored
+            self._check_inputs_per_model(tags, min(limits))
+            if not stored:
+                # Before the model has its register, so that a crash in between counts too much.
+                self._change_register(models_register(self.name, self.data), one_more)
+            return pack_tags((*tags, tag))
+
+        def one_more(stored: bytes) -> bytes:
+            models = unpack_count(stored)
+            self._check_inputs_full(models)
+            return pack_count(models + 1)
+
+        model = self.contexts.model_hash or b""
+        self._change_register(inputs_register(self.name, self.data, model), count)
+
+    def _admitted(self, last: Released) -> Released:
+        """What is let out over these data once this plan is among those that were answered."""
+        self._check_fixed_data_plan(last)
+        if not self.plan.fixed_data:
+            return replace(last, fixed=False)
+        together = last.under(self.plan)
+        self._check_fixed_roster(last, together)
+        return together
+
+    def _enter_release(self) -> None:
+        """Enter the survivors into the register of these data, before they are answered.
+
+        A set that is refused ends the analysis: an analysis that went on with another set would
+        let a server try sets until it has two whose difference it likes.
+        """
+        if self._newest() >= int(Step.CONSENT):
+            return  # answered before a crash, so it was entered; the journal knows for which set
+        sites = frozenset(self._names(self._u3))
+        register = released_register(self.name, self.data)
+
+        def enter(stored: bytes) -> bytes:
+            last = self._admitted(unpack_released(stored))
+            self._check_fixed_ended(last)
+            self._check_fixed_nested(last, sites)
+            self._check_fixed_difference(last, sites)
+            return pack_released(replace(last, sites=sites))
+
+        try:
+            self._change_register(register, enter)
+        except ReleaseError as error:
+            self._end_release(register, error.rule)
+            raise
+
+    def _end_release(self, register: bytes, rule: str) -> None:
+        def end(stored: bytes) -> bytes:
+            last = unpack_released(stored)
+            return pack_released(replace(last, ended=last.ended or rule))
+
+        self._change_register(register, end)
 
     # Rules. Ids, texts and negative vectors: rules.py.
 
@@ -157,30 +267,75 @@ class ClientChecks(Party):
         if self._pending is not None or (self._at > READY and not again):
             raise MisuseError("this round has its input already", rule="input-once")
 
-    def _check_inputs_per_model(self) -> None:
-        """One record per input and model, in a chain of slots that a journal keeps."""
-        most = None if self.floors is None else self.floors.most_inputs_per_model
-        if most is None:
-            return
-        key = digest_of(
-            b"secagg inputs per model v1",
-            self.plan.roster.sites[self.index][1],
-            self.contexts.model_hash or b"",
-        )
-        for slot in range(most):
-            try:
-                self.journal.claim(key, _INPUT_SLOTS + slot, self.contexts.round, b"")
-            except OSError as error:
-                raise journal_failed(error) from error
-            except MisuseError as error:
-                if error.rule != "journal-once":
-                    raise
-                continue
-            return
-        raise MisuseError(
-            f"{most} input(s) were already sent for this model, this site's limit",
-            rule="inputs-per-model",
-        )
+    def _check_inputs_per_model(self, tags: tuple[bytes, ...], limit: int) -> None:
+        """One tag per round; the limit is the smaller of the plan's and the floor's."""
+        if len(tags) >= limit:
+            raise MisuseError(
+                f"{len(tags)} input(s) were already sent for this model, the limit is {limit}",
+                rule="inputs-per-model",
+            )
+
+    def _check_inputs_full(self, models: int) -> None:
+        if models >= MOST_MODELS:
+            raise MisuseError(
+                f"inputs for {models} models are on record for these data, and a record is never "
+                "dropped; to train on, the owner of the data gives them a new name, under which "
+                "nothing is counted yet",
+                rule="inputs-full",
+            )
+
+    def _check_fixed_data_plan(self, last: Released) -> None:
+        if last.fixed not in {None, self.plan.fixed_data}:
+            was, now = ("fixed data", "others") if last.fixed else ("others", "fixed data")
+            raise ReleaseError(
+                f"these data were summed under a plan of {was}, and this one is of {now}: its "
+                "sums would be compared with none of those; data that serve both have two names, "
+                "which is their owner's decision",
+                rule="fixed-data-plan",
+            )
+
+    def _check_fixed_roster(self, last: Released, together: Released) -> None:
+        """``together`` is ``last`` with this plan."""
+        need = (len(together.names) + together.colluding) // 2 + 1
+        if together.threshold < need:
+            possible = last.threshold >= need and self.plan.min_survivors >= need
+            way_on = (
+                f"this plan may go on with a share_threshold of {need}"
+                if possible
+                else "this plan cannot, so what can begin is a new analysis, and to give the data "
+                "another name for it is their owner's decision"
+            )
+            raise ReleaseError(
+                f"the plans over these data have {len(together.names)} sites together, "
+                f"{together.colluding} colluding: some honest site compares any two of their sums "
+                f"where each share_threshold is at least {need}, and the smallest is "
+                f"{together.threshold}; {way_on}",
+                rule="fixed-roster",
+            )
+
+    def _check_fixed_ended(self, last: Released) -> None:
+        if last.ended:
+            raise ReleaseError(
+                f"the analysis of these data was ended by rule {last.ended!r}", rule="fixed-ended"
+            )
+
+    def _check_fixed_nested(self, last: Released, sites: frozenset[str]) -> None:
+        if last.sites is not None and not sites <= last.sites:
+            raise ReleaseError(
+                f"{len(sites - last.sites)} site(s) of this sum were not in the last one of these "
+                "data",
+                rule="fixed-nested",
+            )
+
+    def _check_fixed_difference(self, last: Released, sites: frozenset[str]) -> None:
+        need = last.block  # the largest of all plans, this one included
+        left = frozenset[str]() if last.sites is None else last.sites - sites
+        if len(sites) < need or 0 < len(left) < need:
+            raise ReleaseError(
+                f"{len(sites)} site(s) are in this sum and {len(left)} left since the last one of "
+                f"these data; it takes {need} to hide each other",
+                rule="fixed-difference",
+            )
 
     def _check_result_survivors(self, survivors: tuple[int, ...]) -> None:
         seen = {*self._neighbours, self.index}

@@ -8,110 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..rules import Rule
-
-_SPLIT = "two-list attack (Bonawitz et al., CCS 2017): both secrets of one site are opened"
-_SMALL = "a cohort so small that the sum is somebody's vector"
-
-PLAN_RULES: Final = (
-    Rule(
-        "field-types",
-        "plan",
-        "plan",
-        "every field has its type",
-        "PlanError",
-        "confusion of values",
-    ),
-    Rule(
-        "stage-kinds",
-        "plan",
-        "plan",
-        "every stage is one that a plan can name",
-        "PlanError",
-        "a stage whose bounds nobody checked",
-    ),
-    Rule(
-        "length", "plan", "plan", "length within 1..2^32", "PlanError", "empty or unbounded vectors"
-    ),
-    Rule("weight", "plan", "plan", "max_weight within 1..2^32", "PlanError", "unbounded weights"),
-    Rule(
-        "threat", "plan", "plan", "a known threat", "PlanError", "a defence switched off by a typo"
-    ),
-    Rule("suite", "plan", "plan", "a known suite", "PlanError", "downgrade of primitives"),
-    Rule(
-        "security-bits",
-        "plan",
-        "plan",
-        "20 to 128 bits",
-        "PlanError",
-        "a sparse graph without security",
-    ),
-    Rule(
-        "honest-survivors",
-        "plan",
-        "plan",
-        "clients - max_dropouts - colluding >= min_honest >= 2",
-        "PlanError",
-        _SMALL,
-    ),
-    Rule(
-        "insiders",
-        "plan",
-        "plan",
-        "colluding >= 1 where sites receive the sum",
-        "PlanError",
-        "a site that subtracts its own vector",
-    ),
-    Rule(
-        "graph-shape",
-        "plan",
-        "plan",
-        "neighbours even and below clients - 1, or clients - 1",
-        "PlanError",
-        "a graph that is not regular",
-        also=("graph-parameters",),
-    ),
-    Rule(
-        "share-threshold",
-        "plan",
-        "plan",
-        "2 <= share_threshold <= holders; complete graph: colluding < share_threshold <= "
-        "min_survivors",
-        "PlanError",
-        "colluding sites rebuild secrets; rounds that cannot finish",
-    ),
-    Rule(
-        "one-survivor-set",
-        "plan",
-        "plan",
-        "malicious server: 2 share_threshold > clients + colluding",
-        "PlanError",
-        _SPLIT,
-    ),
-    Rule(
-        "sparse-threat",
-        "plan",
-        "plan",
-        "sparse graphs only under semi-honest",
-        "PlanError",
-        "a server that draws the graph it likes",
-    ),
-    Rule(
-        "sparse-security",
-        "plan",
-        "plan",
-        "the exact bound gives security_bits",
-        "PlanError",
-        "captured neighbours, split graphs (Bell et al., CCS 2020)",
-    ),
-    Rule(
-        "modulus",
-        "plan",
-        "plan",
-        "the sum of all clients fits the ring",
-        "PlanError",
-        "a sum that wraps silently",
-    ),
-)
+from .plan_rules import PLAN_RULES, SMALL, SPLIT
 
 PARTY_RULES: Final = (
     Rule(
@@ -204,7 +101,7 @@ CLIENT_RULES: Final = (
         "advertise",
         "at least min_survivors, as many as listed",
         "PeerError",
-        _SMALL,
+        SMALL,
     ),
     Rule(
         "advert-holders",
@@ -245,7 +142,7 @@ CLIENT_RULES: Final = (
         "share",
         "|U2| at least min_survivors, as many as listed",
         "PeerError",
-        _SMALL,
+        SMALL,
     ),
     Rule(
         "sharer-holders",
@@ -267,9 +164,35 @@ CLIENT_RULES: Final = (
         "inputs-per-model",
         "client",
         "input",
-        "at most the floor's inputs for one model",
+        "at most the plan's and the floor's inputs for one model, whatever session, epoch or key",
         "MisuseError",
         "retries with varying cohorts (disaggregation)",
+    ),
+    Rule(
+        "inputs-full",
+        "client",
+        "input",
+        "inputs for at most 2^16 models of one data set",
+        "MisuseError",
+        "a server that fills the journal, one model after the other",
+    ),
+    Rule(
+        "fixed-data-plan",
+        "client",
+        "input",
+        "all plans over these data are of fixed data, or none is",
+        "ReleaseError",
+        "a sum of the same vectors that is compared with none",
+    ),
+    Rule(
+        "fixed-roster",
+        "client",
+        "input",
+        "fixed data: twice the smallest share_threshold of all plans over these data exceeds all "
+        "their sites + the most colluding",
+        "ReleaseError",
+        "rosters of parts of the sites, whose sums are compared by nobody: what they leave of the "
+        "whole is one site",
     ),
     Rule("survivors-within", "client", "input", "U3 within U2", "PeerError", "invented survivors"),
     Rule(
@@ -278,7 +201,7 @@ CLIENT_RULES: Final = (
         "input",
         "|U3| at least min_survivors, as many as listed",
         "PeerError",
-        _SMALL,
+        SMALL,
     ),
     Rule(
         "survivor-sent",
@@ -297,12 +220,37 @@ CLIENT_RULES: Final = (
         "a sparse neighbourhood that is revealed away",
     ),
     Rule(
+        "fixed-ended",
+        "client",
+        "input",
+        "fixed data: no set of these data was refused before",
+        "ReleaseError",
+        "a server that tries sets until one is taken",
+    ),
+    Rule(
+        "fixed-nested",
+        "client",
+        "input",
+        "fixed data: U3 within the last set of these data, by name",
+        "ReleaseError",
+        "sets that each differ by many and together isolate every site (linear systems)",
+    ),
+    Rule(
+        "fixed-difference",
+        "client",
+        "input",
+        "fixed data: U3, and the last set less U3 where they differ, have the most min_honest + "
+        "colluding sites of all plans over these data",
+        "ReleaseError",
+        "shrinking cohorts: the difference of two sums is a vector of one site",
+    ),
+    Rule(
         "consent-count",
         "client",
         "consent",
         "exactly share_threshold consents",
         "PeerError",
-        _SPLIT,
+        SPLIT,
     ),
     Rule(
         "consent-members",
@@ -318,7 +266,7 @@ CLIENT_RULES: Final = (
         "consent",
         "each consent signs this very U3",
         "AuthenticationError",
-        _SPLIT,
+        SPLIT,
     ),
     Rule(
         "step-order",
@@ -482,3 +430,5 @@ SERVER_RULES: Final = (
 )
 
 RULES: Final = (*PLAN_RULES, *PARTY_RULES, *CLIENT_RULES, *SERVER_RULES)
+
+__all__ = ["CLIENT_RULES", "PARTY_RULES", "PLAN_RULES", "RULES", "SERVER_RULES"]

@@ -67,6 +67,10 @@ class Server(ServerChecks):
         self._received = 0
         self._clock = time.monotonic()
 
+    def exclude(self, site: int, error: SecAggError) -> None:
+        """Treat ``site`` as one that left: it was caught cheating elsewhere in the session."""
+        self._drop(site, error)
+
     # Contract.
 
     def _largest(self, kind: Kind) -> int:

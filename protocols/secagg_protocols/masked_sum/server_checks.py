@@ -31,6 +31,31 @@ class ServerChecks(Party):
     _u2: tuple[int, ...]
     _u3: tuple[int, ...]
     _faulty: set[int]
+    _inputs: set[int]
+
+    # Where this party stands, for callers that run several rounds.
+
+    @property
+    def step(self) -> Step | None:
+        """The open step, ``None`` before the start and after the result."""
+        return None if self._done else self._step
+
+    @property
+    def inputs(self) -> frozenset[int]:
+        """Roster indices of the sites whose inputs are in the accumulator."""
+        return frozenset(self._inputs)
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Roster indices of the sites in the sum, once the inputs are closed."""
+        return self._u3
+
+    @property
+    def advertised(self) -> frozenset[int]:
+        """Roster indices of the sites whose adverts came."""
+        return frozenset(self._adverts)
+
+    # The rules.
 
     def _check_equivocation(self, frame: Frame, digest: bytes) -> None:
         known = self._accepted.get((frame.kind, frame.sender))
