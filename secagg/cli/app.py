@@ -8,7 +8,7 @@ import typer
 
 from secagg import __version__
 
-from . import bench, demo, graph, info, keys, party, plan, simulate
+from . import bench, demo, enrol, graph, info, keys, party, plan, simulate, verify
 from .common import EPILOG, Guarded
 
 app = typer.Typer(
@@ -50,8 +50,10 @@ app.add_typer(simulate.app, name="simulate")
 app.command("plan", epilog=EPILOG)(plan.plan)
 app.command("graph", epilog=EPILOG)(graph.graph)
 app.command("keygen", epilog=EPILOG)(keys.keygen)
-app.add_typer(keys.roster_app, name="roster")
+# Importing enrol adds its commands to the group.
+app.add_typer(enrol.roster_app, name="roster")
 app.add_typer(party.app, name="party")
+app.command("verify", epilog=EPILOG)(verify.verify)
 app.command("info", epilog=EPILOG)(info.info)
 app.command("bench", epilog=EPILOG)(bench.bench)
 

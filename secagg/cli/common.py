@@ -15,7 +15,14 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from secagg_protocols.errors import MisuseError, PeerError, PlanError, SecAggError, ThresholdError
+from secagg_protocols.errors import (
+    MisuseError,
+    PeerError,
+    PlanError,
+    ReleaseError,
+    SecAggError,
+    ThresholdError,
+)
 
 
 class ExitCode(IntEnum):
@@ -27,18 +34,29 @@ class ExitCode(IntEnum):
     INFEASIBLE = 3
     MISMATCH = 4
     ABORTED = 5
+    CONVICTED = 6
+    UNPROVEN = 7
 
 
 EPILOG: Final = (
     "Exit codes: 0 all good and every comparison holds; 1 a bug of secagg; 2 bad usage or a bad "
     "file; 3 no plan keeps what is asked for; 4 a comparison with the reference failed; 5 the "
-    "round was aborted (too few sites left, or a peer at fault). "
+    "round was aborted (too few sites left, a peer at fault, or a site's release policy); "
+    "verify: 6 somebody is convicted by signatures, 7 nobody is, but not everything holds. "
     "What is and is not protected: docs/security-model.md and docs/limitations.md."
 )
 
 #: Rules of a PlanError that speak of a malformed file or argument, not of an impossible plan.
 _MALFORMED: Final = frozenset(
-    {"plan-file", "roster", "field-types", "clip-range", "integer-range", "quantise-levels"}
+    {
+        "plan-file",
+        "roster",
+        "field-types",
+        "clip-range",
+        "integer-range",
+        "quantise-levels",
+        "inputs-limit",
+    }
 )
 
 #: What a person can change when a rule says no.
@@ -52,6 +70,7 @@ _HINTS: Final = {
     "out and let the plan choose",
     "graph-shape": "use an even number of neighbours, or leave --neighbours out",
     "graph-parameters": "use the complete graph, or more sites, fewer dropouts, fewer colluders",
+    "fixed-data-graph": "leave --neighbours out: fixed data take the complete graph",
     "modulus": "lower the bits, the levels or the largest weight",
 }
 
@@ -62,7 +81,7 @@ def exit_code(error: SecAggError) -> ExitCode:
     """The exit code of an error: whose fault it is decides."""
     if isinstance(error, PlanError):
         return ExitCode.USAGE if error.rule in _MALFORMED else ExitCode.INFEASIBLE
-    if isinstance(error, (ThresholdError, PeerError)):
+    if isinstance(error, (ThresholdError, PeerError, ReleaseError)):
         return ExitCode.ABORTED
     return ExitCode.USAGE if isinstance(error, MisuseError) else ExitCode.BUG
 
@@ -79,6 +98,8 @@ def describe(error: SecAggError) -> str:
         text += f"; suspects: {', '.join(error.suspects)}"
     if isinstance(error, ThresholdError):
         return f"{text}; hint: allow more dropouts (--max-dropouts), or lose fewer sites"
+    if isinstance(error, ReleaseError):
+        return f"{text}; hint: sites may leave fixed data only min_honest + colluding at a time"
     hint = _HINTS.get(error.rule) if isinstance(error, PlanError) else None
     return f"{text}; hint: {hint}" if hint else text
 

@@ -2,6 +2,7 @@
 
 What must survive a crash is written in this order: the journal's claim (by the party), result
 files, the sealed state together with the messages that are still to be written, the messages.
+A transcript has what came in before the party takes it, and what goes out before it is written.
 A command that dies in between is run again: what the state holds goes out first.
 """
 
@@ -11,6 +12,7 @@ import fcntl
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,17 +28,21 @@ import numpy as np
 import typer
 
 from secagg import api
-from secagg_protocols.errors import MisuseError, SecAggError
-from secagg_protocols.events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step
+from secagg.durable import sync_folder, write_durably
+from secagg.session.transcript import KEEP_TAILS, Recorder
+from secagg_protocols.errors import DecodeError, MisuseError, SecAggError
+from secagg_protocols.events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import KEY_SIZE, FileJournal
-from secagg_protocols.keys import Identity, seal, unseal
+from secagg_protocols.keys import SEED_SIZE, Identity, seal, unseal
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum import client_checks as at
-from secagg_protocols.masked_sum.messages import KINDS, largest_frame
+from secagg_protocols.masked_sum.messages import KINDS, largest_frame, trailer_size
 from secagg_protocols.roster import SERVER_NAME
+from secagg_protocols.wire import SERVER, split_frame
 
-from .common import EPILOG, describe, exit_code, fail, write_json
+from .common import EPILOG
+from .party_view import fault, progress, show, waits, who
 from .plan import read_plan
 
 app = typer.Typer(
@@ -49,9 +55,6 @@ app = typer.Typer(
     "simply run again.",
 )
 
-# Where a site stands while it waits for the server's answer to step 1, 2, ...
-_STANDS = (at.ADVERTISED, at.SHARED, at.MASKED, at.CONSENTED, at.REVEALED)
-
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `start` made.")]
 IdentityFile = Annotated[
     Path, typer.Option("--identity", metavar="KEYFILE", help="This party's identity (keygen).")
@@ -63,7 +66,8 @@ class Record(msgspec.Struct, forbid_unknown_fields=True):
     """Content of the sealed file ``state``: the party's dump, and what it has yet to send."""
 
     dump: bytes
-    journal: str  # path of a journal that rounds share; empty for the folder's own
+    journal: str  # its path; rounds share it
+    transcript: str = ""  # its path, where there is one; rounds may share it
     counter: int = 0
     pending: list[tuple[str, str, bytes]] = []  # file name, recipient, message
     command: str = ""  # the command that left them
@@ -80,6 +84,7 @@ class Desk:
     identity: Identity
     party: Client | Server
     record: Record
+    recorder: Recorder | None = None
 
     def save(self) -> None:
         """Seal and store the party as it stands; on return it is durable."""
@@ -104,6 +109,8 @@ class Desk:
                 # Before the state: the dump of a finished party no longer holds the sum, and
                 # what a crash leaves behind is overwritten by the same command run again.
                 _write_result(self.folder, self.party, event.aggregate)
+                if self.recorder is not None and isinstance(self.party, Server):
+                    self.recorder.outcome(self.party.round, event.aggregate)
             elif isinstance(event, Send):
                 self.record.counter += 1
                 # A roster's names are any printable text, slashes included.
@@ -118,6 +125,9 @@ class Desk:
         """Write the messages that the stored state still holds, and note that they are out."""
         if not self.record.pending:
             return []
+        for _, to, data in self.record.pending:
+            if self.recorder is not None:
+                self.recorder.sent(to, data)
         for name, _, data in self.record.pending:
             write_durably(self.folder / "outbox" / name, data)
         sent = [(to, name) for name, to, _ in self.record.pending]
@@ -132,24 +142,6 @@ class Desk:
         if left:
             typer.echo(f"note: the interrupted `{left}` is finished", err=True)
         return sent, left == command
-
-
-def write_durably(path: Path, data: bytes | memoryview) -> None:
-    """Replace ``path`` (mode 0600) in one step; on return it has reached the disk."""
-    draft = path.with_name(f".{path.name}.new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
 
 
 @app.command("start", epilog=EPILOG)
@@ -168,15 +160,26 @@ def start(
         Path | None, typer.Option(help="TOML: what this site insists on, whatever a plan says.")
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option(help="One journal for all rounds (default: DIR/journal).")
+        Path | None, typer.Option(help="One for all rounds (default: NAME.journal beside DIR).")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(metavar="NAME", help="What this site calls its data, if it has several.")
+    ] = "",
+    transcript: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Record here what this party sends and receives, for `secagg verify`; all rounds "
+            "of one session may share it.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Begin a round as the server or as a site, whichever the identity names.
 
-    DIR (mode 0700) gets plan.toml, the journal, the sealed state and outbox/. It is made whole or
-    not at all. Never start one round (session and number) twice: what keeps a site from answering
-    twice is its journal, so do not delete DIR to repeat a round; take the next number.
+    DIR (mode 0700) gets plan.toml, the sealed state and outbox/. It is made whole or not at all.
+    What keeps a party from answering twice, and a site from summing one model too often, is its
+    journal: use one for all rounds and never delete it. It refuses a round that was started before.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -186,10 +189,14 @@ def start(
         raise _misuse("name a folder other than the current one")
     me, agreed = Identity.load(identity), read_plan(plan)
     kept = None if floors is None else Floors.load(floors)
-    if me.name == SERVER_NAME and kept is not None:
-        raise _misuse("floors are a site's; the server has none")
-    if kept is not None and kept.most_inputs_per_model is not None and journal is None:
-        raise _misuse("most_inputs_per_model counts over rounds; give a --journal for all of them")
+    if me.name == SERVER_NAME and (kept is not None or data):
+        raise _misuse("floors and data are a site's; the server has none")
+    if journal is None:
+        # Beside the folder, so that it outlives the round: what a site sends for one model, or
+        # over fixed data, is counted over all of them.
+        journal = folder.parent / f"{quote(me.name, safe='')}.journal"
+    seed_file = _seed_file(folder, me)
+    fresh = None if transcript is None or transcript.exists() else transcript
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         (draft / "outbox").mkdir(mode=0o700)
@@ -197,27 +204,40 @@ def start(
         for name, copied in (("plan", plan), ("floors", floors)):
             if copied is not None:
                 write_durably(draft / f"{name}.toml", copied.read_bytes())
-        shared = "" if journal is None else str(journal.resolve())
-        book = FileJournal(shared or draft / "journal")
+        book = FileJournal(journal.resolve())
         book.newest(bytes(KEY_SIZE))  # makes the file, which later commands insist on
         bound = b"" if model is None else model.read_bytes()
         run = session.encode("utf-8", "surrogateescape")
-        common: dict[str, Any] = {"identity": me, "session": run, "model": bound, "journal": book}
+        common: dict[str, Any] = {
+            "identity": me,
+            "session": run,
+            "model": bound,
+            "journal": book,
+            "_entropy": lambda _: _seed(seed_file, me),
+        }
         party: Client | Server
         if me.name == SERVER_NAME:
             party = api.server(agreed, round=round, **common)
         else:
-            party = api.client(agreed, me.name, round=round, floors=kept, **common)
-        desk = Desk(draft, me, party, Record(dump=b"", journal=shared))
-        sent = desk.commit(party.start(), "start")
-        # State and first message appear together, so a start that dies leaves nothing to mend.
-        draft.rename(folder)
+            party = api.client(agreed, me.name, round=round, floors=kept, data=data, **common)
+        kept_in = "" if transcript is None else str(transcript.resolve())
+        desk = Desk(draft, me, party, Record(b"", str(book.path), kept_in))
+        with recording(desk):
+            if desk.recorder is not None:
+                desk.recorder.model(round, bound)
+            sent = desk.commit(party.start(), "start")
+            # State and first message appear together, so a start that dies leaves nothing to mend.
+            draft.rename(folder)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.exists():  # so nothing has left it
+            shutil.rmtree(draft, ignore_errors=True)
+            if fresh is not None:
+                fresh.unlink(missing_ok=True)
         raise
-    _sync_folder(folder.parent)
+    seed_file.unlink(missing_ok=True)  # another command may have been faster
+    sync_folder(folder.parent)
     desk.folder = folder
-    _show(desk, sent, as_json)
+    show(desk.party, desk.folder, sent, as_json)
 
 
 @app.command("receive", epilog=EPILOG)
@@ -253,7 +273,7 @@ def receive(
                 sent += desk.commit(events, "receive")
         if isinstance(desk.party, Server) and any(row["outcome"] != "ignored" for row in rows):
             desk.commit([], "receive")
-        _show(desk, sent, as_json, rows)
+        show(desk.party, desk.folder, sent, as_json, rows)
 
 
 @app.command("submit", epilog=EPILOG)
@@ -276,7 +296,7 @@ def submit(
             raise _misuse("a server has no vector to submit", rule="options")
         sent, again = desk.recover("submit")
         sent += [] if again else desk.act(lambda: _submit(party, vector, weight), "submit")
-        _show(desk, sent, as_json)
+        show(desk.party, desk.folder, sent, as_json)
 
 
 @app.command("close", epilog=EPILOG)
@@ -291,12 +311,12 @@ def close(folder: Folder, identity: IdentityFile, as_json: AsJson = False) -> No
         if not isinstance(party, Server):
             raise _misuse("only the server closes steps", rule="options")
         sent, again = desk.recover("close")
-        waits = _waits(party)
-        if waits and not again and not waits["have"]:
+        awaited = waits(party)
+        if awaited and not again and not awaited["have"]:
             # Most likely a `close` that is run again although a crash had let it finish.
             raise _misuse("nobody has answered this step; closing it would abort the round")
         sent += [] if again else desk.act(party.close_step, "close")
-        _show(desk, sent, as_json)
+        show(desk.party, desk.folder, sent, as_json)
 
 
 @app.command("status", epilog=EPILOG)
@@ -304,7 +324,7 @@ def status(folder: Folder, identity: IdentityFile, as_json: AsJson = False) -> N
     """Show what the party waits for, whether it is done, or which rule ended it."""
     with opened(folder, identity) as desk:
         sent, _ = desk.recover("status")
-        _show(desk, sent, as_json, asked=True)
+        show(desk.party, desk.folder, sent, as_json, asked=True)
 
 
 @contextmanager
@@ -316,9 +336,46 @@ def opened(folder: Path, identity: Path) -> Iterator[Desk]:
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield _load(folder, me)
+        desk = _load(folder, me)
+        # Left by a start that died between the folder and this.
+        _seed_file(folder.resolve(), me).unlink(missing_ok=True)
+        with recording(desk):
+            yield desk
     finally:
         os.close(handle)  # the lock goes with it
+
+
+@contextmanager
+def recording(desk: Desk) -> Iterator[None]:
+    """Within, the party's transcript is open, where it keeps one."""
+    party = desk.party
+    if not desk.record.transcript:
+        yield
+        return
+    with Recorder(
+        desk.record.transcript,
+        party.plan,
+        party.name,
+        party.session,
+        # The replay of a sum needs the vectors themselves; of its own a site needs the hash.
+        keep_tails=None if isinstance(party, Server) else KEEP_TAILS,
+    ) as desk.recorder:
+        desk.recorder.begin(party.round)
+        yield
+
+
+def _seed_file(folder: Path, me: Identity) -> Path:
+    return folder.parent / f".{folder.name}.{quote(me.name, safe='')}.seed"
+
+
+def _seed(path: Path, me: Identity) -> bytes:
+    """The seed of a round that is being started, kept (sealed) until its folder is there.
+
+    A start that dies after its journal has the first message is run again and has to say the same.
+    """
+    if not path.exists():
+        write_durably(path, seal(secrets.token_bytes(SEED_SIZE), me))
+    return unseal(path.read_bytes(), me)
 
 
 def _load(folder: Path, me: Identity) -> Desk:
@@ -327,10 +384,15 @@ def _load(folder: Path, me: Identity) -> Desk:
         record = msgspec.msgpack.decode(data, type=Record)
     except msgspec.DecodeError:
         raise _misuse(f"{folder / 'state'} is not the state of a party") from None
-    book = Path(record.journal) if record.journal else folder / "journal"
+    book = Path(record.journal)
     if not book.is_file():
         # A new one would forget what was sent.
         raise _misuse(f"{book} is missing; without its journal the party does not go on")
+    if record.transcript and not Path(record.transcript).is_file():
+        raise _misuse(
+            f"{record.transcript} is missing; bring it back, or make an empty file there to begin "
+            "another transcript"
+        )
     # Where the copy is gone, the floors that the dump holds stay in force.
     copy = folder / "floors.toml"
     kept = Floors.load(copy) if copy.is_file() else None
@@ -371,40 +433,32 @@ def _take(desk: Desk, path: Path, sender: str | None) -> tuple[dict[str, Any], l
     most = max(largest_frame(desk.party.plan, kind) for kind in KINDS.values())
     with path.open("rb") as file:
         data = file.read(most + 1)  # one byte too many is enough for the party to refuse it
+    if desk.recorder is not None:
+        desk.recorder.received(sender or _stated_sender(desk.party, data), data)
     try:
         events = desk.party.receive(data, sender=sender)
     except SecAggError as error:
         if desk.party._ended is None:
             raise  # the journal's disk failed, and the file may be given again
-        return row | {"outcome": "ended"} | _fault(error), []
+        return row | {"outcome": "ended"} | fault(error), []
     for event in events:
         if isinstance(event, Ignored):
-            row |= {"outcome": "ignored"} | _fault(event.error)
+            row |= {"outcome": "ignored"} | fault(event.error)
         elif isinstance(event, Dropped):
-            row |= {"outcome": "dropped", "site": event.site} | _fault(event.error)
+            row |= {"outcome": "dropped", "site": event.site} | fault(event.error)
         elif isinstance(event, Progress):
-            row |= _progress(event.step, event.have, event.need, event.most)
+            row |= progress(event.step, event.have, event.need, event.most)
     return row, events
 
 
-def _fault(error: SecAggError) -> dict[str, Any]:
-    suspects = list(getattr(error, "suspects", ()))
-    fault = {"rule": error.rule, "error": str(error)}
-    return fault | {"suspects": suspects} if suspects else fault
-
-
-def _progress(step: Step, have: int, need: int, most: int) -> dict[str, Any]:
-    return {"step": step.label, "have": have, "need": need, "most": most}
-
-
-def _who(party: Client | Server) -> dict[str, Any]:
-    return {
-        "role": "server" if isinstance(party, Server) else "site",
-        "name": party.name,
-        "session": party.session.decode("utf-8", "backslashreplace"),
-        "round": party.round,
-        "plan": party.plan.digest.hex(),
-    }
+def _stated_sender(party: Client | Server, data: bytes) -> str:
+    """Who a message says that it is from; empty where it says nothing that makes sense."""
+    try:
+        number = split_frame(data, trailer_size=trailer_size(party.plan)).sender
+    except DecodeError:
+        return ""
+    names = party.plan.roster.names
+    return SERVER_NAME if number == SERVER else names[number] if number < len(names) else ""
 
 
 def _write_result(folder: Path, party: Client | Server, got: Aggregate) -> None:
@@ -412,7 +466,7 @@ def _write_result(folder: Path, party: Client | Server, got: Aggregate) -> None:
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     write_durably(folder / "result.npz", file.getbuffer())
-    data = _who(party) | {
+    data = who(party) | {
         "weight": int(got.weight),
         **{name: getattr(got, name) for name in ("survivors", "dropped", "left", "suspects")},
         "digest": got.digest.hex(),
@@ -423,77 +477,4 @@ def _write_result(folder: Path, party: Client | Server, got: Aggregate) -> None:
     write_durably(folder / "result.json", json.dumps(data, indent=2).encode() + b"\n")
 
 
-def _is_done(party: Client | Server) -> bool:
-    return party._done if isinstance(party, Server) else party._at == at.FINISHED
-
-
-def _waits(party: Client | Server) -> dict[str, Any] | None:
-    """What the party waits for: messages there, needed, and most that can come."""
-    if party._ended is not None or _is_done(party):
-        return None
-    if isinstance(party, Server):
-        have, most = party._arrived()
-        step = party._step or Step.ADVERTISE
-        return {"for": "sites", **_progress(step, have, party._need(), most)}
-    if party._at == at.READY:
-        return {"for": "submit", **_progress(Step.INPUT, 0, 1, 1)}
-    return {"for": SERVER_NAME, **_progress(Step(_STANDS.index(party._at) + 1), 0, 1, 1)}
-
-
-def _show(
-    desk: Desk,
-    sent: list[tuple[str, str]],
-    as_json: bool,
-    rows: list[dict[str, Any]] | None = None,
-    *,
-    asked: bool = False,
-) -> None:
-    """Print where the party stands; leave with its exit code where a command found it ended."""
-    party, ended, waits = desk.party, desk.party._ended, _waits(desk.party)
-    result = desk.folder / "result.npz"
-    view = _who(party) | {
-        "sent": [{"to": to, "file": str(desk.folder / "outbox" / name)} for to, name in sent],
-        "waits": waits,
-        "done": _is_done(party),
-        "ended": None if ended is None else _fault(ended),
-        "result": str(result) if _is_done(party) and result.is_file() else None,
-    }
-    if as_json:
-        write_json(view if rows is None else view | {"files": rows})
-    else:
-        lines = [f"{view['role']} {party.name}, round {party.round}"] if asked else []
-        lines += [_line(row) for row in rows or ()]
-        lines += [f"wrote {file['file']}" for file in view["sent"]]
-        lines += [f"waits for {_awaited(waits)}"] if waits else []
-        if view["done"]:
-            lines.append(f"done; {view['result'] or 'the sum is not returned to the sites'}")
-        if asked:
-            lines += [] if ended is None else [f"ended for good: {describe(ended)}"]
-            lines += [f"session {view['session']!r}", f"plan {view['plan']}"]
-        typer.echo("\n".join(lines))
-    if ended is not None and not asked:
-        fail(describe(ended), exit_code(ended))
-
-
-def _line(row: dict[str, Any]) -> str:
-    text = f"{row['file']}: {row['outcome']}" + (f" {row['site']}" if "site" in row else "")
-    if "error" in row:
-        return f"{text}: {row['error']}"
-    return f"{text}; {_counts(row)}" if "have" in row else text
-
-
-def _counts(row: dict[str, Any]) -> str:
-    return f"{row['step']}: {row['have']} of {row['need']} needed, {row['most']} can come"
-
-
-def _awaited(waits: dict[str, Any]) -> str:
-    if waits["for"] == "submit":
-        return "this site's vector (secagg party submit)"
-    if waits["for"] == SERVER_NAME:
-        return f"the server's answer to step {int(Step.of(waits['step']))} ({waits['step']})"
-    return f"sites, {_counts(waits)}" + (
-        "; enough for close" if waits["have"] >= waits["need"] else ""
-    )
-
-
-__all__ = ["app", "close", "receive", "start", "status", "submit"]
+__all__ = ["app", "close", "receive", "start", "status", "submit", "write_durably"]

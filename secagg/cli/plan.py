@@ -93,6 +93,14 @@ def plan(
     fixed_data: Annotated[
         bool, typer.Option("--fixed-data", help="Every round sums functions of the same data.")
     ] = False,
+    max_inputs_per_model: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Inputs that a site sends for one model (default: 2, one retry; with "
+            "--fixed-data: no limit).",
+        ),
+    ] = None,
     server_only: Annotated[
         bool, typer.Option("--server-only", help="The sum stays with the server.")
     ] = False,
@@ -143,6 +151,7 @@ def plan(
             security_bits=security_bits,
             max_weight=max_weight,
             fixed_data=fixed_data,
+            max_inputs_per_model=max_inputs_per_model,
         )
     cost = round_cost(made)
     placeholder = made.roster.server == placeholder_roster(0).server
@@ -306,6 +315,7 @@ def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) 
         "sites_receive": made.sites_receive,
         "max_weight": made.max_weight,
         "fixed_data": made.fixed_data,
+        "max_inputs_per_model": made.max_inputs_per_model,
         "suite": made.suite,
         "security_bits": made.security_bits,
         "bits_per_coordinate": made.wire_bits,
@@ -350,6 +360,8 @@ def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> Non
         ("largest weight", f"{made.max_weight:,}"),
         ("bits a coordinate on the wire", f"{made.wire_bits}"),
         ("sites receive the sum", "yes" if made.sites_receive else "no"),
+        ("every round sums the same data", "yes" if made.fixed_data else "no"),
+        ("inputs of a site for one model", f"{made.max_inputs_per_model or 'not limited'}"),
         ("suite", made.suite),
         ("digest", made.digest.hex()),
     ):
@@ -375,7 +387,8 @@ def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> Non
     if rounds > 1:
         console.print(
             "Over several rounds: two sums over different sites can be subtracted, and the "
-            "difference is the sum over the sites that differ."
+            "difference is the sum over the sites that differ"
+            + (f" (at least {made.release_block} of them)." if made.fixed_data else ".")
         )
     console.print(
         "What the sum itself reveals is not hidden: see docs/security-model.md.", style="dim"

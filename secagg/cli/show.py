@@ -10,10 +10,11 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from secagg.session.messages import Slot
+from secagg.sim.records import RoundRecord
 from secagg.sim.scenarios import Claim, Run
-from secagg.sim.secure import Observer, RoundRecord
+from secagg.sim.secure import Observer, SecureSummation
 from secagg.sim.sight import Sight
-from secagg_protocols.events import Step
 from secagg_protocols.plan import Plan
 
 from .common import counted, human_bytes, human_names, mark, stderr, table
@@ -44,14 +45,13 @@ class Watch(Observer):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def round_starts(self, label: str, plan: Plan, present: int) -> None:
-        """Begin a bar: every step is one message up and one down per site."""
-        steps = 5 if plan.signed else 4
+    def round_starts(self, label: str, plan: Plan, present: int, exchanges: int) -> None:
+        """Begin a bar: every exchange is one order and one report per site."""
         self._progress.reset(
-            self._task, description=f"round {label}", total=2 * steps * present, visible=True
+            self._task, description=f"round {label}", total=2 * exchanges * present, visible=True
         )
 
-    def message(self, step: Step, sender: str, recipient: str, size: int) -> None:
+    def message(self, slot: Slot, sender: str, recipient: str, size: int) -> None:
         """Advance the bar."""
         self._progress.advance(self._task)
 
@@ -61,31 +61,30 @@ class Watch(Observer):
 
 
 def step_table(record: RoundRecord) -> Any:
-    """One round, a line per step."""
+    """One round, a line per exchange."""
     title = (
         f"Round {record.label}: {record.length:,} coordinates of {record.bits} bits, "
-        f"{counted(record.sites, 'site')}"
+        f"{counted(record.sites, 'site')}, {record.start} start"
     )
-    shown = table(
-        title, "step", "sent", "to server", "to sites", "seconds", "left here", numbers=(1, 2, 3, 4)
-    )
-    for step in record.steps:
+    columns = ("exchange", "sent", "to server", "to sites", "seconds", "left here")
+    shown = table(title, *columns, numbers=(1, 2, 3, 4))
+    for entry in record.exchanges:
         shown.add_row(
-            f"{Step.of(step.step).value} {step.step}",
-            counted(step.senders, "site"),
-            human_bytes(step.site_bytes),
-            human_bytes(step.server_bytes),
-            # Only a finished round says how long its steps took.
-            "" if record.aborted else f"{step.seconds:.3f}",
-            Text(human_names(step.gone), style="yellow"),
+            f"{Slot[entry.step.upper()].value} {entry.step}",
+            counted(entry.senders, "site"),
+            human_bytes(entry.site_bytes),
+            human_bytes(entry.server_bytes),
+            f"{entry.seconds:.3f}",
+            Text(human_names(entry.gone), style="yellow"),
         )
     return Group(shown, Text(outcome(record), style="red" if record.aborted else ""))
 
 
 def outcome(record: RoundRecord) -> str:
-    """How a round ended, in a sentence."""
+    """How a round ended, in a few sentences."""
     if record.aborted:
-        return f"Aborted: {record.aborted}"
+        who = f"{counted(len(record.refused), 'site')} refused: " if record.refused else ""
+        return f"Aborted: {who}{record.aborted}"
     text = f"In the sum: {counted(len(record.survivors), 'site')}"
     if record.dropped:
         text += f"; not in it: {len(record.dropped)} (masks that they left behind were removed)"
@@ -96,7 +95,14 @@ def outcome(record: RoundRecord) -> str:
         if record.error == 0
         else f"is within {record.error:.1g} of the plain sum (rounding allows {record.bound:.1g})"
     )
-    return f"{text}. The sum {check if record.holds else 'DIFFERS from the plain sum'}."
+    text += f". The sum {check if record.holds else 'DIFFERS from the plain sum'}."
+    if record.sat_out:
+        text += f" Sat out, having missed the setup: {human_names(record.sat_out)}."
+    if record.returned:
+        text += f" Back in the sum: {human_names(record.returned)}."
+    if record.why and record.number > 1:
+        text += f" Started cold: {record.why}."
+    return text
 
 
 def rounds_table(records: Sequence[RoundRecord]) -> Any:
@@ -104,22 +110,25 @@ def rounds_table(records: Sequence[RoundRecord]) -> Any:
     shown = table(
         "All rounds",
         "round",
-        "sites",
-        "in sum",
-        "left later",
-        "vector",
+        "exchanges",
+        "in\nsum",
+        "left",
+        "sat\nout",
+        "returned",
         "bytes",
         "seconds",
         "sum",
-        numbers=range(1, 7),
+        numbers=range(1, 8),
     )
     for record in records:
         shown.add_row(
             record.label,
-            f"{record.sites}",
+            f"{len(record.exchanges)} {record.start}",
             f"{len(record.survivors)}",
-            f"{len(record.left)}" if record.left else "",
-            f"{record.length:,} x {record.bits}b",
+            *(
+                f"{len(sites)}" if sites else ""
+                for sites in (record.gone, record.sat_out, record.returned)
+            ),
             human_bytes(record.total_bytes),
             f"{record.seconds:.2f}",
             Text("aborted", style="red") if record.aborted else mark(record.holds),
@@ -127,9 +136,61 @@ def rounds_table(records: Sequence[RoundRecord]) -> Any:
     return shown
 
 
+#: Marks of a site in a round: in its sum to the end, in the sum and then gone, heard without a
+#: setup, absent.
+_STAYED, _COUNTED, _WAITING, _ABSENT = "●", "◐", "·", "○"
+
+
+def presence_table(records: Sequence[RoundRecord], most: int = 12) -> Any:
+    """A line per site that was ever missing, a mark per round; empty where nobody was."""
+    finished = [record for record in records if not record.aborted]
+    away = sorted({site for r in finished for site in (*r.dropped, *r.left, *r.gone)})
+    if not away:
+        return Text("")
+    shown = table("Sites that left, round by round", "site", "rounds in tens")
+    for site in away[:most]:
+        marks = "".join(_presence(record, site) for record in finished)
+        tens = (marks[at : at + 10] for at in range(0, len(marks), 10))
+        shown.add_row(site, " ".join(tens))
+    legend = (
+        f"{_STAYED} in the sum   {_COUNTED} in the sum, then left   {_ABSENT} missing   "
+        f"{_WAITING} heard again, without a setup for this round"
+    )
+    more = f"\n... and {counted(len(away) - most, 'site')} more" if len(away) > most else ""
+    return Group(shown, Text(legend + more, style="dim"))
+
+
+def _presence(record: RoundRecord, site: str) -> str:
+    if site in record.sat_out:
+        return _WAITING
+    if site in record.survivors:
+        return _COUNTED if site in record.left else _STAYED
+    return _ABSENT
+
+
+def in_all(secure: SecureSummation) -> str:
+    """Rounds, exchanges, bytes and seconds of a whole run."""
+    parts = [
+        f"In all: {counted(len(secure.records), 'round')} in "
+        f"{counted(secure.exchanges, 'exchange')}"
+    ]
+    if len(secure.records) > 1:
+        parts.append(f" ({secure.exchanges_alone:,} if no round prepared the next)")
+    if secure.closing:
+        parts.append(f", {len(secure.closing)} more to end")
+    parts.append(f"; {human_bytes(secure.total_bytes)}, {secure.seconds:.1f} seconds.")
+    agreed = sum(secure.agreed(record) > 0 for record in secure.records)
+    if agreed:
+        parts.append(
+            f" In {agreed} of {counted(len(secure.records), 'round')} sites confirmed to each "
+            "other, signed, that they got the same result."
+        )
+    return "".join(parts)
+
+
 def shown_rounds(records: Sequence[RoundRecord], most: int = 3) -> list[RoundRecord]:
     """The first round and the next ones in which somebody left or nothing came out."""
-    rest = [r for r in records[1:] if r.aborted or any(step.gone for step in r.steps)]
+    rest = [r for r in records[1:] if r.aborted or r.gone or r.sat_out]
     first, aborted = list(records[:1]), [r for r in rest if r.aborted]
     eventful = [r for r in rest if not r.aborted][: most - 1]
     return [*first, *eventful, *aborted]
@@ -200,21 +261,28 @@ def show_run(console: Console, run: Run, *, every: bool = False) -> None:
         if len(detailed) < len(records):
             console.print("--all-rounds shows every round step by step.", style="dim")
         console.print()
+        if any(record.gone for record in records):
+            console.print(presence_table(records))
+            console.print()
     console.print(result_table(run))
     for note in run.notes:
         console.print(Text(f"• {note}", style="dim"))
     console.print()
     console.print(sight_table(run.secure.sight))
     console.print()
-    seconds = sum(record.seconds for record in records)
-    total = sum(record.total_bytes for record in records)
-    console.print(
-        f"In all: {counted(len(records), 'round')}, {human_bytes(total)}, {seconds:.1f} seconds."
-    )
+    console.print(in_all(run.secure))
     for label in run.secure.unused():
         console.print(f"The schedule names round {label}, which was not run.", style="yellow")
     console.print()
     console.print(claims_table(run.claims))
+
+
+def show_end(console: Console, records: Sequence[RoundRecord]) -> None:
+    """Print how far a simulation came that was aborted."""
+    if len(records) > 1:
+        console.print(rounds_table(records))
+        console.print()
+    console.print(step_table(records[-1]))
 
 
 def show_figures(console: Console, paths: Sequence[Path]) -> None:
@@ -226,9 +294,12 @@ def show_figures(console: Console, paths: Sequence[Path]) -> None:
 __all__ = [
     "Watch",
     "claims_table",
+    "in_all",
     "outcome",
+    "presence_table",
     "result_table",
     "rounds_table",
+    "show_end",
     "show_figures",
     "show_run",
     "sight_table",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from secagg.sim.settings import Settings
-from secagg_protocols.errors import SecAggError
+from secagg_protocols.errors import ReleaseError, SecAggError
 
 from .common import EPILOG, ExitCode, describe, exit_code, fail, stdout, write_json
 
@@ -49,14 +50,22 @@ MaxDropouts = Annotated[
 ]
 DropRate = Annotated[
     float,
-    typer.Option(min=0, max=1, help="Chance that a site leaves, at a step drawn at random."),
+    typer.Option(
+        min=0,
+        max=1,
+        help="Chance that a site leaves, at a step drawn at random (survival: in the whole run; "
+        "others: in each round, and then it misses the next one or two as well).",
+    ),
 ]
 Drop = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[ROUND/]STEP:SITE,SITE",
-        help="Sites that fall silent before a step (advertise, share, input, consent, reveal, or "
-        "1 to 5), in the first round or the one named; repeatable.",
+        help="Sites that fall silent with a step (advertise, share, input, consent, reveal, or "
+        "1 to 5) of the first round or the one named, until that round is over; repeatable. Warm "
+        "rounds: adverts and shares of a round travel with the inputs and reveals of the one "
+        "before, so a site that leaves there is missing from there on, and who missed them sits "
+        "the next round out.",
     ),
 ]
 ScheduleFile = Annotated[
@@ -76,10 +85,27 @@ Out = Annotated[
     typer.Option(help="Folder for report.json and figures (default: demo-output/SCENARIO)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")]
+TranscriptFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--transcripts",
+        metavar="DIR",
+        help="New folder in which every party records what it sends and receives; "
+        "`secagg verify DIR/*` checks it.",
+    ),
+]
 NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures.")]
 AllRounds = Annotated[
     bool, typer.Option("--all-rounds", help="Show every round step by step, not only a few.")
 ]
+
+#: What it means that sites refuse a sum of fixed data, or that the server knows that they would,
+#: and what can be done about it.
+_REFUSED: Final = (
+    "analysis ended: {}; hint: two sums of the same data differ by those who left "
+    "between them, so sites may leave before the first sum, or at least that many at once; fewer "
+    "colluding sites make it fewer"
+)
 
 
 @app.command("survival", epilog=EPILOG)
@@ -93,21 +119,26 @@ def survival(
     schedule: ScheduleFile = None,
     seed: Seed = 0,
     out: Out = None,
+    transcripts: TranscriptFolder = None,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
 ) -> None:
     """Kaplan-Meier, log-rank and Cox regression over 18 hospitals, equal to the pooled analysis.
 
-    Data: NCCTG lung cancer, one site per institution (inst-01, inst-02, ...). Rounds: counts,
-    cox-1, cox-2, ... A site that leaves stays out, since the data are fixed; at most 4 may.
+    Data: NCCTG lung cancer, one site per institution (inst-01, inst-02, ...).
+    Rounds: counts, cox-1, cox-2, ...
+
+    The data are fixed: a site that leaves stays out, and at most 4 may.
+    After the first sum the others go on only if enough left at once to hide
+    each other, 3 and the colluding ones: with --colluding 1 four may leave.
     """
     from secagg.sim.scenarios import run_survival
 
     settings = _settings(
         threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
     )
-    _run("survival", settings, run_survival, {}, out, as_json, no_figures, all_rounds)
+    _run("survival", settings, run_survival, {}, transcripts, out, as_json, no_figures, all_rounds)
 
 
 @app.command("training", epilog=EPILOG)
@@ -123,14 +154,18 @@ def training(
     schedule: ScheduleFile = None,
     seed: Seed = 0,
     out: Out = None,
+    transcripts: TranscriptFolder = None,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
 ) -> None:
     """Federated logistic regression, equal to plain federated averaging.
 
-    Data: Wisconsin breast cancer, dealt over sites site-00, site-01, ... Rounds: moments (to
-    standardise), training-1, training-2, ... A site that drops out may return in the next round.
+    Data: Wisconsin breast cancer, dealt over sites site-00, site-01, ...
+    Rounds: moments (to standardise), training-1, training-2, ...
+
+    A site that drops out returns: it hears the server in the next round,
+    prepares the one after, and is in that sum again.
     """
     from secagg.sim.scenarios import run_training
 
@@ -138,7 +173,9 @@ def training(
         threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
     )
     extra = {"sites": sites, "rounds": rounds}
-    _run("training", settings, run_training, extra, out, as_json, no_figures, all_rounds)
+    _run(
+        "training", settings, run_training, extra, transcripts, out, as_json, no_figures, all_rounds
+    )
 
 
 @app.command("random", epilog=EPILOG)
@@ -156,6 +193,7 @@ def random(
     schedule: ScheduleFile = None,
     seed: Seed = 0,
     out: Out = None,
+    transcripts: TranscriptFolder = None,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
@@ -170,7 +208,7 @@ def random(
         threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
     )
     extra = {"sites": sites, "length": length, "bits": bits, "rounds": rounds}
-    _run("random", settings, run_random, extra, out, as_json, no_figures, all_rounds)
+    _run("random", settings, run_random, extra, transcripts, out, as_json, no_figures, all_rounds)
 
 
 @app.command("plan", epilog=EPILOG)
@@ -184,6 +222,7 @@ def plan(
     schedule: ScheduleFile = None,
     seed: Seed = 0,
     out: Out = None,
+    transcripts: TranscriptFolder = None,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
@@ -201,7 +240,7 @@ def plan(
         made.threat, None, made.colluding, made.max_dropouts, drop_rate, drop, schedule, seed
     )
     extra = {"plan": made, "rounds": rounds}
-    _run("plan", settings, run_plan, extra, out, as_json, no_figures, all_rounds)
+    _run("plan", settings, run_plan, extra, transcripts, out, as_json, no_figures, all_rounds)
 
 
 def _settings(
@@ -231,18 +270,24 @@ def _run(
     settings: Settings,
     runner: Callable[..., Any],
     extra: Mapping[str, Any],
+    transcripts: Path | None,
     out: Path | None,
     as_json: bool,
     no_figures: bool,
     all_rounds: bool,
 ) -> None:
     """Run a scenario, show it, write its report and figures, and leave with its exit code."""
-    from .show import Watch, show_figures, show_run, step_table
+    from secagg.sim.recording import Transcripts
+
+    from .show import Watch, show_end, show_figures, show_run
 
     console = stdout()
-    with Watch() as watch:
+    with (
+        nullcontext() if transcripts is None else Transcripts(transcripts) as recording,
+        Watch() as watch,
+    ):
         try:
-            run = runner(settings, watch, **extra)
+            run = runner(settings, watch, transcripts=recording, **extra)
         except SecAggError as error:
             if exit_code(error) != ExitCode.ABORTED:
                 raise
@@ -250,8 +295,9 @@ def _run(
                 rounds = [record.to_dict() for record in watch.records]
                 write_json({"scenario": scenario, "aborted": str(error), "rounds": rounds})
             elif watch.records:
-                console.print(step_table(watch.records[-1]))
-            fail(describe(error), ExitCode.ABORTED)
+                show_end(console, watch.records)
+            refused = isinstance(error, ReleaseError)
+            fail(_REFUSED.format(error) if refused else describe(error), ExitCode.ABORTED)
         except ValueError as error:
             # Sites that stay may be too few to determine a fit; that is no bug.
             fail(f"analysis aborted: {error}", ExitCode.ABORTED)
@@ -265,7 +311,8 @@ def _run(
     else:
         show_run(console, run, every=all_rounds)
         console.print()
-        show_figures(console, [*paths, folder / "report.json"])
+        written = [] if transcripts is None else [transcripts]
+        show_figures(console, [*paths, folder / "report.json", *written])
     if not run.holds:
         broken = "; ".join(claim.text for claim in run.claims if not claim.holds)
         fail(f"a comparison failed: {broken}", ExitCode.MISMATCH)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from secagg.sim.recording import Transcripts
 from secagg.sim.scenarios import Claim, Run, common_claims, make_schedule
 from secagg.sim.secure import Observer, SecureSummation
 from secagg.sim.settings import Settings
@@ -17,7 +18,12 @@ from secagg_protocols.stages import ClipL2, ClipLinf, Integers, Quantise
 
 
 def run_plan(
-    settings: Settings, observer: Observer | None = None, *, plan: Plan, rounds: int = 1
+    settings: Settings,
+    observer: Observer | None = None,
+    *,
+    plan: Plan,
+    rounds: int = 1,
+    transcripts: Transcripts | None = None,
 ) -> Run:
     """Run rounds of ``plan`` on random data within its bounds, weights included.
 
@@ -40,7 +46,9 @@ def run_plan(
         schedule=schedule,
         fixed_data=plan.fixed_data,
         session="plan",
+        labels=labels,
         observer=observer,
+        transcripts=transcripts,
     )
     lines = []
     for number, label in enumerate(labels, 1):
@@ -53,6 +61,7 @@ def run_plan(
         )
         weight = sum(weights.get(name, 1) for name in sites)
         lines.append((f"total weight ({label})", f"{summed.weight:,}", f"{weight:,}"))
+    secure.finish()
     worst = max(record.error for record in secure.records)
     claim = Claim(
         "the sum equals the plain sum, up to the plan's rounding",

@@ -6,6 +6,7 @@ share: those come from the operating system in every run.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -102,6 +103,29 @@ def merge(*schedules: Mapping[str, Mapping[Step, tuple[str, ...]]]) -> Schedule:
     return merged
 
 
+def silent_sites(
+    schedule: Mapping[str, Mapping[Step, Iterable[str]]], label: str, slot: int
+) -> set[str]:
+    """Sites that are silent in the exchange ``slot`` (a step's number) of round ``label``.
+
+    A site leaves with the exchange that carries its step and stays away to the end of the round.
+    Adverts and shares of the next round travel with the inputs and reveals of this one, so a site
+    that leaves the next round at those steps is silent from there on.
+    """
+    gone = {s for step, sites in schedule.get(label, {}).items() if step <= slot for s in sites}
+    ahead = schedule.get(next_label(label), {})
+    for step, carried_by in ((Step.ADVERTISE, Step.INPUT), (Step.SHARE, Step.REVEAL)):
+        if carried_by <= slot:
+            gone.update(ahead.get(step, ()))
+    return gone
+
+
+def next_label(label: str) -> str:
+    """The round after ``label`` where labels count (``cox-1``, ``cox-2``); else no round's."""
+    found = re.fullmatch(r"(.*?)([0-9]+)", label, re.DOTALL)
+    return f"{found[1]}{int(found[2]) + 1}" if found else ""
+
+
 def _label(name: str, labels: Sequence[str]) -> str:
     if name in labels:
         return name
@@ -130,4 +154,12 @@ def _add(
     at[key] = tuple(dict.fromkeys((*at.get(key, ()), *sites)))
 
 
-__all__ = ["Schedule", "draw_schedule", "merge", "parse_drops", "parse_schedule"]
+__all__ = [
+    "Schedule",
+    "draw_schedule",
+    "merge",
+    "next_label",
+    "parse_drops",
+    "parse_schedule",
+    "silent_sites",
+]

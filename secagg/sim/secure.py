@@ -1,4 +1,4 @@
-"""`SecureSummation`: every sum of a demonstration is a round of the real protocol.
+"""`SecureSummation`: every sum of a demonstration is a round of a real session.
 
 All parties live in one process, yet every byte between them is encoded and decoded. Identities,
 keys and masks come from the operating system; no seed of a demonstration reaches them.
@@ -7,113 +7,59 @@ keys and masks come from the operating system; no seed of a demonstration reache
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from secagg import api
-from secagg.sim.schedule import Schedule
+from secagg.session.costs import slots
+from secagg.session.messages import Slot, read_bundle
+from secagg.sim.local import Inputs, LocalSessions, Played
+from secagg.sim.recording import Transcripts
+from secagg.sim.records import ExchangeRecord, RoundRecord, alone, planned_bytes
+from secagg.sim.schedule import Schedule, next_label, silent_sites
 from secagg.sim.sight import Sight
-from secagg.sim.summing import Array, AsDict, SiteSum
-from secagg_protocols.errors import MisuseError, SecAggError
-from secagg_protocols.events import Aggregate, Step
+from secagg.sim.summing import Array, SiteSum
+from secagg_protocols.errors import MisuseError
 from secagg_protocols.keys import Identity
-from secagg_protocols.masked_sum.costs import round_cost
+from secagg_protocols.masked_sum.client import check_input
+from secagg_protocols.masked_sum.messages import INPUT, trailer_size
 from secagg_protocols.plan import Plan, Threat
 from secagg_protocols.roster import SERVER_NAME, Roster
 from secagg_protocols.stages import ClipLinf, Integers, Quantise, Stage
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord(AsDict):
-    """One step of a round, over all sites.
-
-    senders: sites that sent; gone: sites that fell silent here (not those absent from the start);
-    site_bytes: bytes from the sites to the server; server_bytes: bytes back; seconds: since the
-    step before, all parties together.
-    """
-
-    step: str
-    senders: int
-    gone: tuple[str, ...]
-    site_bytes: int
-    server_bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRecord(AsDict):
-    """One round: what happened, what it cost, and whether the sum is right.
-
-    survivors: sites in the sum; dropped: sites that are not, with the step at which they left;
-    left: survivors that left after their input was counted. error: largest difference from the
-    plain sum over the survivors, in units of the vector (0 means exact); bound: the largest that
-    quantisation allows, 0 for integers. planned: bytes that the plan foresees for one site, sent
-    and received, where nobody drops out; aborted: why the round has no result.
-    """
-
-    number: int
-    label: str
-    sites: int
-    length: int
-    bits: int
-    threshold: int
-    neighbours: int
-    plan: str
-    survivors: tuple[str, ...]
-    dropped: dict[str, str]
-    left: dict[str, str]
-    weight: int
-    steps: tuple[StepRecord, ...]
-    seconds: float
-    planned: int
-    error: float
-    bound: float
-    aborted: str | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the sum over the survivors is the plain one, within the bound."""
-        return self.aborted is None and self.error <= self.bound
-
-    @property
-    def total_bytes(self) -> int:
-        """All bytes of the round, both directions."""
-        return sum(step.site_bytes + step.server_bytes for step in self.steps)
-
-    @property
-    def undisturbed(self) -> bool:
-        """Whether every site of the roster stayed to the end."""
-        return self.aborted is None and not self.dropped and not self.left
-
-
 class Observer:
     """Told of a run while it happens. The methods do nothing; override what is wanted."""
 
-    def round_starts(self, label: str, plan: Plan, present: int) -> None:
-        """A round begins with ``present`` sites."""
+    def round_starts(self, label: str, plan: Plan, present: int, exchanges: int) -> None:
+        """A round of so many exchanges begins with ``present`` sites."""
 
-    def message(self, step: Step, sender: str, recipient: str, size: int) -> None:
-        """A message of ``size`` bytes was delivered."""
+    def message(self, slot: Slot, sender: str, recipient: str, size: int) -> None:
+        """A message of ``size`` bytes was delivered: the order or the report of an exchange."""
 
     def round_ends(self, record: RoundRecord) -> None:
         """A round is over, or aborted."""
 
 
 class SecureSummation:
-    """`Summation` by masked sums: one session, a fresh round per call.
+    """`Summation` by masked sums: one session per plan, a round per call.
 
     roster, identities: as `Roster.generate` gives them; every round's plan has the whole roster.
     threat, colluding, max_dropouts, neighbours, security_bits, min_honest: see `Plan`.
-    schedule: round label -> step -> sites that fall silent there.
-    fixed_data: an analysis of fixed data keeps one survivor set: a site that left stays out, is
-        silent from step 1 on and counts as a dropout. Otherwise it may return in the next round.
+    schedule: round label -> step -> sites that fall silent in the exchange which carries it, until
+        the round is over (see `silent_sites`). A site that misses the adverts or the shares of the
+        next round so sits that one out.
+    labels: the rounds that there may be; one that none of them follows prepares no other.
+    fixed_data: an analysis of fixed data keeps one survivor set: a site that left stays away for
+        good and counts as a dropout. The sites themselves refuse sums whose sets of sites would
+        show too few of them, over all plans of the analysis.
+    transcripts: where all parties record what they send and receive.
 
-    `records` has one entry per round, an aborted one included; `sight` is what the server saw.
-    Reals are rounded to the nearest level, so that a run can be repeated. Errors: those of
-    `aggregate`; `MisuseError` for a vector outside its bound, which is refused and never clipped.
+    `records` has one entry per round, an aborted one included; `sight` is what the server saw;
+    `closing` the exchanges after `finish`, which ends the sessions.
+    Reals are rounded to the nearest level, so that a run can be repeated. Errors: what a session
+    aborts with; where sites refuse, theirs (`ReleaseError`, `PeerError`); `MisuseError` for a
+    vector outside its bound, which is refused and never clipped.
     """
 
     def __init__(
@@ -130,12 +76,13 @@ class SecureSummation:
         schedule: Schedule | None = None,
         fixed_data: bool = False,
         session: str = "simulation",
+        labels: Sequence[str] = (),
         observer: Observer | None = None,
+        transcripts: Transcripts | None = None,
     ) -> None:
         self.roster = roster
         self.records: list[RoundRecord] = []
         self.sight = Sight()
-        self._identities = identities
         self._threat: Threat = threat
         self._colluding = colluding
         self._max_dropouts = max_dropouts
@@ -143,9 +90,16 @@ class SecureSummation:
         self._security_bits = security_bits
         self._min_honest = min_honest
         self._schedule = schedule or {}
+        self._labels = frozenset(labels)
         self._fixed_data = fixed_data
-        self._session = session
         self._observer = observer or Observer()
+        self.closing: tuple[ExchangeRecord, ...] = ()
+        self._sessions = LocalSessions(
+            identities, session=session, tap=self._tap, transcripts=transcripts
+        )
+        self._numbers: dict[str, int] = {}  # label -> number in its session
+        self._steady: dict[bytes, bool] = {}  # plan -> whether nobody was missing in its last round
+        self._running: tuple[Plan, str, Inputs] | None = None
         self._gone: set[str] = set()
         self._plans: dict[tuple[tuple[Stage, ...], int, int], Plan] = {}
 
@@ -230,140 +184,124 @@ class SecureSummation:
         present = {site: x for site, x in vectors.items() if site not in self._gone}
         if not present:
             raise MisuseError("no site is left to take part", rule="simulation")
-        drop: dict[int | str, tuple[str, ...]] = {
-            int(step): sites for step, sites in self._schedule.get(label, {}).items()
-        }
-        tally = _Tally()
-
-        def tap(step: Step, sender: str, recipient: str, data: bytes) -> None:
-            begun = time.monotonic()
-            tally.add(step, sender, len(data))
-            self._observer.message(step, sender, recipient, len(data))
-            if step == Step.INPUT and recipient == SERVER_NAME:
-                self.sight.see(plan, label, sender, data, present[sender], weights.get(sender, 1))
-            # Watching is no part of the protocol, so its time is taken off again. What the server
-            # sends opens the step that follows.
-            later = sender == SERVER_NAME and step != Step.REVEAL
-            tally.watching(Step(step + 1) if later else step, time.monotonic() - begun)
-
-        self._observer.round_starts(label, plan, len(present))
-        started = time.monotonic()
-        try:
-            result = api.aggregate(
-                plan,
-                present,
-                weights={site: weights[site] for site in present} if weights else None,
-                drop=drop,
-                identities=self._identities,
-                session=self._session,
-                round=len(self.records),
-                model=label.encode() + b"\0" + model,
-                tap=tap,
-            )
-        except SecAggError as error:
-            elapsed = time.monotonic() - started
-            record = self._record(
-                plan, label, present, tally, elapsed, None, (0.0, 0.0), str(error), drop
-            )
-            self._close(record)
-            raise
-        elapsed = time.monotonic() - started
-        plain = _plain_sum(present, weights, result.survivors)
-        gap = float(np.abs(result.sum - plain).max())
-        if result.weight != sum(weights.get(site, 1) for site in result.survivors):
-            gap = float(np.finfo(np.float64).max)
-        # Adding a few hundred doubles may err in the last place of the largest partial sum.
-        rounding = 0.0 if bound == 0 else 1e-15 * len(present) * float(np.abs(plain).max())
-        allowed = bound * len(result.survivors) + rounding
-        record = self._record(plan, label, present, tally, elapsed, result, (gap, allowed))
-        self._close(record)
+        inputs = {site: (x, weights.get(site, 1)) for site, x in present.items()}
+        for x, weight in inputs.values():
+            # Every vector is checked before anybody sends anything.
+            check_input(plan, x, weight)
+        cold = not self._sessions.warm(plan)
+        self._observer.round_starts(label, plan, len(present), len(slots(plan, cold=cold)))
+        self._running = (plan, label, inputs)
+        played = self._sessions.play(
+            plan,
+            inputs,
+            label.encode() + b"\0" + model,
+            lambda slot: self._gone | silent_sites(self._schedule, label, slot),
+            last=self._last(label),
+            label=label,
+        )
+        self._numbers[label] = played.number
+        result, gap, allowed = played.aggregate, 0.0, 0.0
+        if result is not None:
+            plain = _plain_sum(present, weights, result.survivors)
+            gap = float(np.abs(result.sum - plain).max())
+            if result.weight != sum(weights.get(site, 1) for site in result.survivors):
+                gap = float(np.finfo(np.float64).max)
+            # Adding a few hundred doubles may err in the last place of the largest partial sum.
+            rounding = 0.0 if bound == 0 else 1e-15 * len(present) * float(np.abs(plain).max())
+            allowed = bound * len(result.survivors) + rounding
+        record = self._record(plan, label, present, played, gap, allowed)
+        self.records.append(record)
+        self._observer.round_ends(record)
+        if result is None:
+            raise played.error or MisuseError("the round has no result", rule="simulation")
         if self._fixed_data:
             self._gone |= {*result.dropped, *result.left}
         survivors = tuple(site for site in present if site in set(result.survivors))
         return SiteSum(result.sum, survivors, result.weight)
 
-    def _close(self, record: RoundRecord) -> None:
-        self.records.append(record)
-        self._observer.round_ends(record)
+    def _last(self, label: str) -> bool:
+        return bool(self._labels) and next_label(label) not in self._labels
+
+    def finish(self) -> None:
+        """End the sessions: sites get their last result and confirm it to each other."""
+        self.closing = self._sessions.finish(self._gone)
+
+    def agreed(self, record: RoundRecord) -> int:
+        """Sites that know, by signatures, that enough others got the same result; none before
+        the round that follows, and none where nothing is signed."""
+        return self._sessions.agreed(bytes.fromhex(record.plan), self._numbers[record.label])
+
+    @property
+    def exchanges(self) -> int:
+        """Exchanges of all rounds; those that end the sessions come on top."""
+        return sum(len(record.exchanges) for record in self.records)
+
+    @property
+    def exchanges_alone(self) -> int:
+        """What the same rounds would take if none of them prepared the next."""
+        return sum(record.alone for record in self.records)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all exchanges, both directions."""
+        return sum(r.total_bytes for r in self.records) + sum(e.total_bytes for e in self.closing)
+
+    @property
+    def seconds(self) -> float:
+        """Of all exchanges."""
+        return sum(r.seconds for r in self.records) + sum(e.seconds for e in self.closing)
+
+    def _tap(self, slot: Slot, sender: str, recipient: str, data: bytes) -> None:
+        self._observer.message(slot, sender, recipient, len(data))
+        if slot != Slot.INPUT or recipient != SERVER_NAME or self._running is None:
+            return
+        plan, label, inputs = self._running
+        for _, frame in read_bundle(data, trailer_size=trailer_size(plan)):
+            if frame[3] == INPUT.number:
+                self.sight.see(plan, label, sender, frame, *inputs[sender])
 
     def _record(
         self,
         plan: Plan,
         label: str,
-        present: Collection[str],
-        tally: _Tally,
-        elapsed: float,
-        result: Aggregate | None,
-        errors: tuple[float, float],
-        aborted: str | None = None,
-        drop: Mapping[int | str, tuple[str, ...]] | None = None,
+        present: Mapping[str, Array],
+        played: Played,
+        gap: float,
+        allowed: float,
     ) -> RoundRecord:
-        # Of an aborted round nobody says who left, so the schedule does.
-        departures = {
-            site: Step.of(step).label
-            for step, sites in sorted((drop or {}).items(), reverse=True)
-            for site in sites
-        }
-        if result:
-            departures = {**result.dropped, **result.left}
-        seconds = {
-            cost.step: max(0.0, cost.seconds - tally.watched.get(Step.of(cost.step), 0.0))
-            for cost in (result.traffic if result else ())
-        }
-        steps = tuple(
-            StepRecord(
-                step.label,
-                tally.senders.get(step, 0),
-                tuple(
-                    site for site, at in departures.items() if at == step.label and site in present
-                ),
-                tally.up.get(step, 0),
-                tally.down.get(step, 0),
-                seconds.get(step.label, 0.0),
-            )
-            for step in Step
-            if (plan.signed or step != Step.CONSENT) and step in tally.up
-        )
+        result = played.aggregate
+        survivors = result.survivors if result else ()
+        before = self.records[-1].survivors if self.records else survivors
+        missing = result is None or bool(result.dropped or result.left)
+        steady = self._steady.get(plan.digest, True) and not missing
+        self._steady[plan.digest] = not missing
         return RoundRecord(
             number=len(self.records) + 1,
             label=label,
+            start=played.start,
+            why=played.why,
             sites=len(present),
             length=plan.length,
             bits=plan.wire_bits,
             threshold=plan.protocol.share_threshold,
             neighbours=plan.protocol.neighbours,
             plan=plan.digest.hex(),
-            survivors=result.survivors if result else (),
+            survivors=survivors,
             dropped=dict(result.dropped) if result else {},
             left=dict(result.left) if result else {},
+            sat_out=played.sat_out,
+            returned=tuple(site for site in survivors if site not in before),
+            refused={site: str(error) for site, error in played.refused.items()},
             weight=result.weight if result else 0,
-            steps=steps,
-            seconds=elapsed - sum(tally.watched.values()),
-            planned=round_cost(plan).site_total,
-            error=errors[0],
-            bound=errors[1],
-            aborted=aborted,
+            exchanges=played.exchanges,
+            alone=alone(plan),
+            seconds=sum(entry.seconds for entry in played.exchanges),
+            planned=planned_bytes(plan, played.number, played.exchanges, last=self._last(label)),
+            undisturbed=steady,
+            error=gap,
+            bound=allowed,
+            aborted=None if result else str(played.error),
         )
-
-
-class _Tally:
-    """Messages and bytes per step, counted where they are delivered."""
-
-    def __init__(self) -> None:
-        self.senders: dict[Step, int] = {}
-        self.up: dict[Step, int] = {}
-        self.down: dict[Step, int] = {}
-        self.watched: dict[Step, float] = {}
-
-    def add(self, step: Step, sender: str, size: int) -> None:
-        if sender == SERVER_NAME:
-            self.down[step] = self.down.get(step, 0) + size
-        else:
-            self.senders[step] = self.senders.get(step, 0) + 1
-            self.up[step] = self.up.get(step, 0) + size
-
-    def watching(self, step: Step, seconds: float) -> None:
-        self.watched[step] = self.watched.get(step, 0.0) + seconds
 
 
 def _length(vectors: Mapping[str, Array]) -> int:
@@ -397,4 +335,4 @@ def _plain_sum(
     return total
 
 
-__all__ = ["Observer", "RoundRecord", "SecureSummation", "StepRecord"]
+__all__ = ["Observer", "SecureSummation"]

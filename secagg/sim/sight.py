@@ -11,6 +11,7 @@ from secagg.sim.summing import Array, AsDict
 from secagg_native import pack, unpack
 from secagg_protocols.masked_sum.messages import input_size, trailer_size
 from secagg_protocols.plan import Plan
+from secagg_protocols.wire import Buffer
 
 #: A p value below this is no accident: one honest run in a billion falls below it.
 SIGNIFICANCE = 1e-9
@@ -134,7 +135,7 @@ class Sight:
         self.glimpses: list[Glimpse] = []
 
     def see(
-        self, plan: Plan, label: str, site: str, frame: bytes, vector: Array, weight: int
+        self, plan: Plan, label: str, site: str, frame: Buffer, vector: Array, weight: int
     ) -> None:
         """Take one masked input as it travelled, and the vector that its site put in.
 
@@ -142,7 +143,7 @@ class Sight:
         level.
         """
         bits, length = plan.wire_bits, plan.ring_length
-        end = len(frame) - trailer_size(plan)
+        end = memoryview(frame).nbytes - trailer_size(plan)
         tail = memoryview(frame)[end - input_size(plan) : end]
         words = np.zeros(length, dtype=plan.lane)
         unpack(tail, bits, words)

@@ -65,7 +65,7 @@ NOTES = (
     "The Cox fit shows the gradient and Hessian summed over sites at each broadcast beta, never "
     "sums over the patients at risk per event time: their differences are single patients.",
     "A site that leaves stays out. If it leaves between two Cox rounds, the difference of the two "
-    "sums approximates what the leavers sent, so several should leave together or the fit stop.",
+    "sums approximates what the leavers sent, so the others go on only if enough left at once.",
 )
 
 

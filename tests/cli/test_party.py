@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import secagg
 from secagg.cli import party as party_module
 from secagg.cli.app import app
+from secagg.session.audit import audit
 from secagg_protocols.roster import Roster
 
 runner = CliRunner()
@@ -41,7 +43,7 @@ def run(*args, code=0):
 
 
 def vector(site):
-    return np.arange(LENGTH, dtype=np.int64) * (SITES.index(site) + 1)
+    return np.arange(LENGTH, dtype=np.int64) % 25 * (SITES.index(site) + 1)
 
 
 class Round:
@@ -50,6 +52,7 @@ class Round:
     def __init__(self, base, *, threat="malicious-server", receive=True, dropouts=1, weight=1):
         self.base = base
         self.carried = 0
+        self.transcripts = False
         roster, self.identities = Roster.generate(SITES)
         self.plan = secagg.Plan.recommend(
             roster=roster, length=LENGTH, stages=(secagg.Integers(0, 100),), threat=threat,
@@ -72,7 +75,12 @@ class Round:
     def slot(name):
         return SITES.index(name) if name in SITES else "server"
 
+    def transcript(self, name):
+        return self.base / f"{self.slot(name)}.transcript"
+
     def start(self, name, *more, code=0):
+        if self.transcripts:
+            more = ["--transcript", self.transcript(name), *more]
         return run(
             "start", self.dir(name), "--plan", self.base / "plan.toml", "--identity",
             self.key(name), "--session", "trial", "--round", 3, *more, code=code,
@@ -238,7 +246,9 @@ def crash(rnd, monkeypatch, command, name, *more, at):
 
 @pytest.mark.parametrize("at", ["state", "outbox"])
 def test_every_command_can_die_and_be_run_again(rnd, monkeypatch, at):
-    """Each command of a round dies once, before or after the state is stored."""
+    """Each command of a round dies once, before or after the state is stored. What was recorded
+    twice is the same, so that the transcripts still hold."""
+    rnd.transcripts = True
 
     def twice(command, name, *more):
         crash(rnd, monkeypatch, command, name, *more, at=at)
@@ -278,6 +288,9 @@ def test_every_command_can_die_and_be_run_again(rnd, monkeypatch, at):
         digests.append(data["digest"])
         assert (arrays["sum"] == sum(map(vector, SITES))).all()
     assert len(set(digests)) == 1
+    verdict = audit(rnd.transcript(name) for name in ("server", *SITES))
+    assert verdict.holds, verdict.to_dict()
+    assert [(r.replay, r.result) for r in verdict.rounds] == [("confirmed", digests[0])]
 
 
 def test_what_a_crash_left_goes_out_unchanged(rnd, monkeypatch):
@@ -317,9 +330,38 @@ def test_start_is_whole_or_not_at_all(rnd, monkeypatch):
             "--round", 3, at=at,
         )  # fmt: skip
         assert not rnd.dir("a").exists()
-        assert not list(rnd.base.glob(".party*"))
+        # What stays is sealed, and lets the command that is run again say the same.
+        (kept,) = rnd.base.glob(".party*")
+        assert kept.name == ".party-0.a.seed"
+        assert kept.read_bytes().startswith(b"secagg sealed")
     rnd.dir("a").mkdir()
     rnd.start("a")
+    assert not list(rnd.base.glob(".party*"))
+    assert [to for to, _ in rnd.mail("a")] == ["server"]
+
+
+def test_a_seed_that_a_killed_start_left_goes_with_the_next_command(rnd, monkeypatch):
+    true = Path.unlink
+
+    def dying(path, **options):
+        if path.suffix == ".seed":
+            raise KeyboardInterrupt
+        true(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", dying)
+    args = ["--plan", rnd.base / "plan.toml", "--session", "s", "--round", 0]
+    args += ["--identity", rnd.key("a")]
+    result = runner.invoke(app, ["party", "start", str(rnd.dir("a")), *map(str, args)])
+    assert result.exit_code == 130, result.output
+    monkeypatch.setattr(Path, "unlink", true)
+    (left,) = rnd.base.glob(".party*")
+    assert left.name == ".party-0.a.seed"
+    # Somebody else's command does not get so far.
+    assert "[seal]" in run("status", rnd.dir("a"), "--identity", rnd.key("d"), code=2).stderr
+    assert left.exists()
+    monkeypatch.chdir(rnd.base)
+    run("status", rnd.dir("a").name, "--identity", rnd.key("a"))
+    assert not left.exists()
     assert [to for to, _ in rnd.mail("a")] == ["server"]
 
 

@@ -59,7 +59,7 @@ def test_permissions_and_what_the_folder_holds(rnd):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "outbox").stat().st_mode) == 0o700
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"plan.toml", "journal", "state", "lock"}
+    assert {path.name for path in files} >= {"plan.toml", "state", "lock"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     state = unseal((folder / "state").read_bytes(), rnd.identities["a"])
     seed = rnd.key("a").read_text().split()[-1]
@@ -124,7 +124,7 @@ def test_a_second_life_cannot_send_another_input(rnd):
     np.save(rnd.base / "0.npy", vector("a") + 1)
     assert rnd.submit("a", code=2)["ended"]["rule"] == "journal-once"
     assert rnd.do("status", "a")["ended"]["rule"] == "journal-once"
-    (rnd.dir("a") / "journal").unlink()
+    (rnd.dir("a").parent / "a.journal").unlink()
     assert "journal is missing" in rnd.do("status", "a", code=2).stderr
 
 
@@ -181,8 +181,10 @@ def test_a_site_that_equivocates_is_dropped(rnd):
         rnd.start(name)
     files = [rnd.mail(site)[0][1] for site in SITES]
     rnd.do("receive", "server", *files)
-    # Without its journal a site can start one round twice, and is caught.
+    # Its journal keeps a site from starting one round twice; without it, the site is caught.
     shutil.rmtree(rnd.dir("a"))
+    assert "[journal-once]" in rnd.start("a", code=2).stderr
+    (rnd.dir("a").parent / "a.journal").unlink()
     rnd.start("a")
     shown = rnd.do("receive", "server", rnd.dir("a") / "outbox" / "0001-from-a-to-server.msg")
     row = shown["files"][0]
@@ -198,6 +200,7 @@ def test_a_lying_server_ends_a_site_for_good(rnd):
     adverts = sorted(rnd.base.glob("mail-[0-3]-0001*"))
     # The server answers the same adverts once more, one of them left out.
     shutil.rmtree(rnd.dir("server"))
+    (rnd.dir("server").parent / "server.journal").unlink()
     rnd.start("server")
     rnd.do("receive", "server", *adverts[:3])
     rnd.do("close", "server")
@@ -233,8 +236,6 @@ def test_floors_are_checked_at_every_load(rnd, tmp_path):
     floors = tmp_path / "mine.toml"
     floors.write_text("smallest_cohort = 4\n")
     assert "[floors]" in rnd.start("a", "--floors", floors, code=2).stderr
-    floors.write_text("most_inputs_per_model = 1\n")
-    assert "--journal" in rnd.start("a", "--floors", floors, code=2).stderr
     assert "the server has none" in rnd.start("server", "--floors", floors, code=2).stderr
     floors.write_bytes(b"\xff")
     assert "[floors-file]" in rnd.start("a", "--floors", floors, code=2).stderr
@@ -257,6 +258,7 @@ def test_one_journal_for_all_rounds(rnd, tmp_path):
     assert not (rnd.dir("a") / "journal").exists()
     assert stat.S_IMODE(shared.stat().st_mode) == 0o600
     shutil.rmtree(rnd.dir("a"))
+    assert not (rnd.dir("a").parent / "a.journal").exists()
     # What the folder forgot, the journal knows.
     assert "[journal-once]" in rnd.start("a", "--journal", shared, code=2).stderr
 

@@ -17,6 +17,8 @@ import typer
 import secagg
 import secagg_protocols
 from secagg.cli.app import app
+from secagg.session.rules import RULES as SESSION_RULES
+from secagg_protocols.enrolment import ENROLMENT_RULES
 from secagg_protocols.masked_sum.rules import RULES
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +147,7 @@ def test_a_console_block_shows_only_this_program() -> None:
 
 
 def ids_in_the_table() -> set[str]:
-    return {rule.id for rule in RULES}
+    return {rule.id for rule in (*RULES, *ENROLMENT_RULES, *SESSION_RULES)}
 
 
 def ids_in_the_code() -> set[str]:
@@ -172,8 +174,10 @@ def test_the_specification_names_every_rule_of_the_parties() -> None:
 
 
 def test_the_specification_lists_every_refusal_outside_the_table() -> None:
-    text = (SPECS / "masked_sum.md").read_text()
-    section = text.partition("## Refusals outside the table")[2].partition("\n## ")[0]
+    section = ""
+    for page in SPECS.glob("*.md"):
+        text = page.read_text()
+        section += text.partition("## Refusals outside the table")[2].partition("\n## ")[0]
     # Commands and simulations have refusals of their own; they are no part of the protocol.
     local = {"options", "output-file", "simulation"}
     # Low-order keys are in the table at the server and refused by the key agreement at sites.
@@ -182,9 +186,10 @@ def test_the_specification_lists_every_refusal_outside_the_table() -> None:
 
 def test_labels_of_the_code_are_those_of_the_specification() -> None:
     """Every domain-separating label that protocol code hashes is in a specification."""
-    text = (SPECS / "wire.md").read_text() + (SPECS / "masked_sum.md").read_text()
+    text = "".join(page.read_text() for page in SPECS.glob("*.md"))
     labels: set[str] = set()
-    for path in SOURCES[1].rglob("*.py"):
+    shared = (path for root in SOURCES[1:] for path in root.rglob("*.py"))
+    for path in (*shared, *(SOURCES[0] / "session").glob("*.py")):
         if path.name != "plain_sum.py":
             labels |= set(re.findall(r'b"(secagg [a-z ]+ v1)[ "]', path.read_text()))
     # Sealed dumps are local to a party and not specified.

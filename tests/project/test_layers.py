@@ -23,7 +23,8 @@ PACKAGES = {
 PROTOCOLS = [
     {"masked_sum", "plain_sum"},
     {"party"},
-    {"floors", "events"},
+    {"floors", "events", "enrolment"},
+    {"signed_roster"},
     {"plan_file", "lift"},
     {"plan"},
     {"roster", "stages", "choose", "journal"},
@@ -32,7 +33,7 @@ PROTOCOLS = [
     {"wire"},
     {"errors"},
 ]
-SECAGG = [{"__main__"}, {"cli"}, {"bench"}, {"sim"}, {"api"}]
+SECAGG = [{"__main__"}, {"cli"}, {"bench"}, {"sim"}, {"session"}, {"api", "durable"}]
 
 
 def modules() -> list[tuple[str, str, Path]]:
