@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -71,7 +72,7 @@ class Desk(Party):
     def _largest(self, kind: Kind) -> int:
         return largest_control(self.plan, kind, self._trailer_size)
 
-    @property
+    @functools.cached_property
     def _largest_part(self) -> int:
         """Bytes of the largest inner frame that a bundle of this plan can have."""
         rounds = (inner.largest_frame(self.plan, kind) for kind in inner.KINDS.values())
