@@ -282,12 +282,12 @@ class ServerSession(Orders):
         return self._open_input()
 
     def _close_inputs(self) -> list[SessionEvent]:
+        survivors = self._close_current()
         if self._announced is not None:
-            announced, inputs = self._announced, self._running().inputs
-            self._on_disk(lambda: announced.enter(frozenset(self._names(inputs))))
+            announced, names = self._announced, self._names(self._running().survivors)
+            self._on_disk(lambda: announced.enter(frozenset(names)))
             for site in self._left_out():
                 self._leave_out(self._following, site)
-        survivors = self._close_current()
         if self.plan.signed:
             return self._open(Slot.CONSENT, survivors, number=self.round, everyone=True)
         return self._open_reveal(survivors)

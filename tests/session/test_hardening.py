@@ -90,6 +90,19 @@ class TestFixedData:
             assert done is not None and len(done.survivors) == 7
         assert self.alive(played)
 
+    def test_too_few_inputs_shrink_nothing(self) -> None:
+        away = {f"site-{i}" for i in range(5)}
+        played = self.played(
+            lambda e, r, slot, site: (True, not (r == 1 and slot == Slot.INPUT and site in away))
+        )
+        assert played.round(b"0") is not None
+        assert played.round(b"1") is None
+        (aborted,) = played.of(SERVER, Aborted)
+        assert aborted.error.rule == "enough"
+        done = played.round(b"1")
+        assert done is not None and done.survivors == played.plan.roster.names
+        assert self.alive(played)
+
     def test_the_server_remembers_over_sessions(self) -> None:
         played = self.played(lambda e, r, slot, site: (True, (r, slot, site) != LOST))
         assert played.round(b"0") is not None

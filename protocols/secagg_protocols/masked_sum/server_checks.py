@@ -31,7 +31,6 @@ class ServerChecks(Party):
     _u2: tuple[int, ...]
     _u3: tuple[int, ...]
     _faulty: set[int]
-    _inputs: set[int]
 
     # Where this party stands, for callers that run several rounds.
 
@@ -39,11 +38,6 @@ class ServerChecks(Party):
     def step(self) -> Step | None:
         """The open step, ``None`` before the start and after the result."""
         return None if self._done else self._step
-
-    @property
-    def inputs(self) -> frozenset[int]:
-        """Roster indices of the sites whose inputs are in the accumulator."""
-        return frozenset(self._inputs)
 
     @property
     def survivors(self) -> tuple[int, ...]:
