@@ -203,6 +203,8 @@ class ServerSession(Orders):
 
     def abort(self, reason: str = "the caller gave up") -> list[SessionEvent]:
         """Give the round under way up. What its sites prepared is erased with it."""
+        if not isinstance(reason, str) or not reason.isprintable():
+            raise MisuseError("the reason is printable text", rule="arguments")
         if self._current is None or self._slot is None:
             raise MisuseError("no round is under way", rule="no-exchange")
         return [self._abort(MisuseError(reason, rule="abort"))]

@@ -70,6 +70,8 @@ ACTS: dict[str, Act] = {
     "a chain of numbers": lambda t: secagg.dump_chain([3]),  # type: ignore[list-item]
     "start a site": lambda t: t.site().start(),
     "start a server": lambda t: t.server().start(),
+    "abort for no reason": lambda t: t.server().abort(3),  # type: ignore[arg-type]
+    "abort before a round": lambda t: t.server().abort(),
     "a model for no round": lambda t: t.site().use_model(b"m"),
     "record no plan": lambda t: t.recorder(plan=None),
     "record no session": lambda t: t.recorder(session=3),
