@@ -247,20 +247,19 @@ class ServerSession(Orders):
         return [Ignored(PeerError("its round is over", rule="round-over", sender=self._name(site)))]
 
     def _take_agree(self, site: int, part: memoryview) -> list[SessionEvent]:
-        outcome = self._outcome
         try:
             frame, _ = self._authenticate(part, self._name(site))
         except PeerError as error:
             return [Ignored(error)]
         try:
-            self._on_agree(frame, outcome)
+            self._on_agree(frame)
         except PeerError as error:
             self._ban(site, error)
             return [Dropped(self._name(site), error)]
         return []
 
-    def _on_agree(self, frame: Frame, outcome: Outcome | None) -> None:
-        header = self._header(frame, Agree)
+    def _on_agree(self, frame: Frame) -> None:
+        header, outcome = self._header(frame, Agree), self._outcome
         self._tail(frame, 0)
         if outcome is None or header.round != outcome.round:
             return
