@@ -210,10 +210,8 @@ class ServerSession(Orders):
         return [self._abort(MisuseError(reason, rule="abort"))]
 
     def finish(self) -> list[SessionEvent]:
-        """Deliver the last result and end the session; returns the last orders.
-
-        Close that exchange too: sites that signed the same result are told of each other.
-        """
+        """Deliver the last result; returns the orders. Close that exchange too, and deliver what
+        that returns: sites that signed the same result are told of each other."""
         self._require_closed()
         if self._begun < 0 or self._slot == Slot.CLOSE:
             raise MisuseError("no round was begun since", rule="no-exchange")
@@ -237,8 +235,8 @@ class ServerSession(Orders):
         for party in (self._current, self._following):
             if party is not None and party.round == number:
                 events = party.receive(part, sender=self._name(site))
-                if any(isinstance(event, Dropped) for event in events):
-                    self._ban(site, next(e.error for e in events if isinstance(e, Dropped)))
+                for dropped in (event for event in events if isinstance(event, Dropped)):
+                    self._ban(site, dropped.error)
                 if party is self._following:
                     # Its progress would be taken for that of the open exchange, and sites repeat
                     # adverts that may have been lost.
