@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from secagg_protocols.journal.file import sync_folder
+
 
 def write_durably(path: Path, data: bytes | memoryview) -> None:
     """Replace ``path`` (mode 0600) by ``data`` in one step; on return it has reached the disk.
@@ -23,15 +25,6 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
         os.close(handle)
     draft.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder have reached the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 __all__ = ["sync_folder", "write_durably"]

@@ -168,7 +168,7 @@ class _Group:
                 "This plan is semi-honest: nothing is signed, so a transcript proves nothing "
                 "about who sent what. Checked was only that it is consistent in itself."
             )
-        elif not self.plan.complete:  # pragma: no cover - such a plan cannot be built
+        if not self.plan.complete:
             verdict.notes.append("On a sparse graph the sets of different sites are not compared.")
 
     def _learn(self, source: Transcript | Evidence) -> None:

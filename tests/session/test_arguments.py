@@ -109,6 +109,7 @@ def test_a_typed_error(act: Act, tmp_path: Path) -> None:
 
 def test_a_closed_recorder_says_so(tmp_path: Path) -> None:
     recorder = Things(tmp_path).recorder()
+    recorder.sync()
     recorder.close()
     with pytest.raises(SecAggError, match="ended"):
         recorder.sent(SERVER, b"late")

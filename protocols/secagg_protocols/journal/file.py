@@ -215,7 +215,7 @@ class FileJournal(Book):
             os.ftruncate(handle, start + length)
         if book is not self:
             # The process that gave the file its name may have died before that was durable.
-            _sync_folder(self.path.resolve().parent)
+            sync_folder(self.path.resolve().parent)
             self._take(book)
             self._synced = 0
         self._head, self._place = head, place
@@ -305,7 +305,7 @@ class FileJournal(Book):
             beside.rename(target)
             # Until here the old file is the journal, to this object too: should this fail, the
             # next operation follows the name.
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             self._head, self._place = head, place
             self._end = self._synced = len(data)
         except BaseException:
@@ -349,7 +349,8 @@ def _write(handle: int, data: bytes, at: int) -> None:
         raise OSError("short write to the journal")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder have reached the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

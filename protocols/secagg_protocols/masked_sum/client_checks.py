@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ..errors import EquivocationError, MisuseError, PeerError, ReleaseError
 from ..events import Step
 from ..floors import Floors
-from ..journal import journal_failed
+from ..journal import journal_calls
 from ..keys import KEY_SIZE, verify
 from ..party import Party
 from ..roster import SERVER_NAME
@@ -71,16 +71,14 @@ class ClientChecks(Party):
         """
         while True:
             try:
-                stored = self.journal.read(name)
-                self.journal.swap(name, stored, change(stored))
-            except OSError as error:
-                raise journal_failed(error) from error
+                with journal_calls():
+                    stored = self.journal.read(name)
+                    self.journal.swap(name, stored, change(stored))
+                return
             except MisuseError as error:
                 # Another process of this site was faster; what it wrote counts as well.
                 if error.rule != "journal-swap":
                     raise
-            else:
-                return
 
     def _enter_input(self) -> None:
         """Enter an input into the registers of these data, before it is made.
