@@ -435,7 +435,7 @@ import importlib, json, pathlib, sys
 import numpy as np
 from numba.core.registry import CPUDispatcher
 import secagg_native as native
-from secagg_native import aes_ctr, features, field, hadamard, quantise
+from secagg_native import aes_ctr, features, field, hadamard, quantise, sampler
 key, nonce = bytes(16), bytes(8)
 lane_dtypes = (np.uint16, np.uint32, np.uint64)
 here = [name for name in features.aes_variants() if name != "openssl"]
@@ -463,6 +463,10 @@ for real in (np.float32, np.float64):
         for mode in ("nearest", "stochastic"):
             quantise.quantise(x, np.zeros(len(x), dtype), scale=1.0, limit=9, key=key,
                               nonce=nonce, start=0, mode=mode)
+draws = sampler.Draws(sampler.discrete_gaussian(4).tables, bytes(32))
+for dtype in (*lane_dtypes, np.int64):
+    draws.write(np.zeros(9, dtype), 0)
+    draws.add(np.zeros(9, dtype), 0)
 native.dequantise(np.zeros(9, np.int64), np.zeros(9), scale=1.0)
 points = np.arange(1, 10, dtype=np.uint64)
 shares = field.split(np.ones((2, 3), np.uint64), points)
