@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Send,
         Step,
         StepCost,
+        next_parameters,
     )
     from secagg_protocols.floors import Floors
     from secagg_protocols.journal import FileJournal, Journal, MemoryJournal
@@ -51,7 +52,17 @@ if TYPE_CHECKING:
     from secagg_protocols.plan_file import dump_plan, load_plan
     from secagg_protocols.roster import Roster
     from secagg_protocols.signed_roster import SignedRoster, dump_chain, load_chain
-    from secagg_protocols.stages import Bounds, ClipL2, ClipLinf, Integers, Quantise, Stage
+    from secagg_protocols.stages import (
+        AdaptiveClip,
+        Bounds,
+        ClipL2,
+        ClipLinf,
+        Integers,
+        Noise,
+        Quantise,
+        Rotate,
+        Stage,
+    )
 
     from .api import aggregate, client, load, server
     from .session import (
@@ -79,7 +90,7 @@ _HOMES = {
             "PlanError ReleaseError SecAggError ThresholdError"
         ),
         "secagg_protocols.events": (
-            "Aggregate Done Dropped Event Ignored Progress Send Step StepCost"
+            "Aggregate Done Dropped Event Ignored Progress Send Step StepCost next_parameters"
         ),
         "secagg_protocols.floors": "Floors",
         "secagg_protocols.journal": "FileJournal Journal MemoryJournal",
@@ -93,7 +104,9 @@ _HOMES = {
         "secagg_protocols.plan_file": "dump_plan load_plan",
         "secagg_protocols.roster": "Roster",
         "secagg_protocols.signed_roster": "SignedRoster dump_chain load_chain",
-        "secagg_protocols.stages": "Bounds ClipL2 ClipLinf Integers Quantise Stage",
+        "secagg_protocols.stages": (
+            "AdaptiveClip Bounds ClipL2 ClipLinf Integers Noise Quantise Rotate Stage"
+        ),
         "secagg.api": "aggregate client load server",
         "secagg.session": (
             "Aborted Agreement Cold Finished ServerSession SiteSession Slot Store Wanted"
@@ -118,6 +131,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "SUITE",
     "Aborted",
+    "AdaptiveClip",
     "Aggregate",
     "Agreement",
     "AuthenticationError",
@@ -145,6 +159,7 @@ __all__ = [
     "Membership",
     "MemoryJournal",
     "MisuseError",
+    "Noise",
     "PeerError",
     "Plan",
     "PlanError",
@@ -152,6 +167,7 @@ __all__ = [
     "Quantise",
     "ReleaseError",
     "Roster",
+    "Rotate",
     "SecAggError",
     "Send",
     "Server",
@@ -175,6 +191,7 @@ __all__ = [
     "load",
     "load_chain",
     "load_plan",
+    "next_parameters",
     "plan_for_epoch",
     "seal",
     "server",

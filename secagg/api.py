@@ -10,6 +10,7 @@ from secagg_protocols.events import Aggregate, Done, Event, Send, Step
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import Journal, MemoryJournal
 from secagg_protocols.keys import Identity
+from secagg_protocols.ledger import InputLedger
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum.client import check_input
 from secagg_protocols.party import DUMP_FAULTS, Entropy, read_dump
@@ -32,6 +33,7 @@ def client(
     floors: Floors | None,
     journal: Journal,
     data: str = "",
+    ledger: InputLedger | None = None,
     threads: int = 1,
     _entropy: Entropy | None = None,
 ) -> Client:
@@ -45,6 +47,9 @@ def client(
     data: what this site calls its data set. The journal counts inputs per model, and compares
         sums of fixed data, by the site's name and this one, over sessions, epochs and keys: give
         the same data the same name always, and never one that a server proposes.
+    ledger: the privacy budget of these data (:class:`secagg.dp.Ledger`, in the same journal),
+        charged before a masked input is sent. Where it does not bear the input,
+        :class:`~secagg.BudgetError`: nothing is sent, and the round goes on without this site.
     threads: cores that masking may use; the bytes do not depend on it.
 
     Raises :class:`~secagg.MisuseError` for a stranger, a wrong identity or a floor.
@@ -59,6 +64,7 @@ def client(
         floors=floors,
         journal=journal,
         data=data,
+        ledger=ledger,
         threads=threads,
         entropy=_entropy,
     )
@@ -98,12 +104,14 @@ def load(
     journal: Journal,
     *,
     floors: Floors | None = None,
+    ledger: InputLedger | None = None,
     model: Buffer | None = None,
     threads: int = 1,
 ) -> Client | Server:
     """The party that ``dump()`` wrote, ready to go on.
 
-    ``floors=None`` keeps the floors with which the party was made. ``model`` sets the broadcast
+    ``floors=None`` keeps the floors with which the party was made. A party that had a ``ledger``
+    is refused without it. ``model`` sets the broadcast
     model where the dump was taken before it was known. It cannot undo one: the journal answers
     for what was already sent. ``threads`` as for :func:`client`.
     """
@@ -118,13 +126,14 @@ def load(
             "threads": threads,
         }
         roles = {"client": range(plan.clients), "server": (SERVER,)}
+        kept_data = state["state"]["data"] if state["role"] == "client" else ""
         if type(state["session"]) is not bytes or state["index"] not in roles[state["role"]]:
             raise ValueError
     except DUMP_FAULTS:
         raise MisuseError("the dump is not one of this version", rule="dump") from None
     party: Client | Server
     if state["role"] == "client":
-        party = Client(plan, state["index"], floors=floors, **common)
+        party = Client(plan, state["index"], floors=floors, data=kept_data, ledger=ledger, **common)
     else:
         party = Server(plan, **common)
     party.restore(state)

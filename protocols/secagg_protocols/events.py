@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .errors import SecAggError
+from .errors import MisuseError, SecAggError
+from .plan import Plan
+from .stages import WITHIN
 
 
 class Step(IntEnum):
@@ -56,7 +58,8 @@ class Aggregate:
     """The result of one round.
 
     sum: array of the plan's length, float64 in the units of the input, or int64 for counts.
-    weight: total integer weight (the number of survivors where weights are 1).
+    weight: total integer weight (the number of survivors where weights are 1); a float where
+        noise covers it.
     survivors: names of the sites in the sum, in roster order.
     dropped: sites that are not in the sum, with the step at which they left.
     left: survivors that left after their input was counted, with the step.
@@ -65,10 +68,13 @@ class Aggregate:
     digest: SHA-256 over round, survivors and ring sum: what the server signs.
     transcript: SHA-256 chain over every message that counted.
     traffic: bytes and seconds per step, as the server saw them.
+    extras: sums of the plan's other extras: ``"within"``, how many sites an adaptive clip left
+        as they were (noisy where the plan has noise).
+    weight_floor: a total weight below it gives no mean.
     """
 
     sum: npt.NDArray[Any]
-    weight: int
+    weight: float
     survivors: tuple[str, ...]
     dropped: Mapping[str, str]
     left: Mapping[str, str]
@@ -77,14 +83,29 @@ class Aggregate:
     digest: bytes
     transcript: bytes
     traffic: tuple[StepCost, ...] = field(compare=False)
+    extras: Mapping[str, float] = field(default_factory=dict)
+    weight_floor: int = 1
 
     @property
     def mean(self) -> npt.NDArray[Any] | None:
-        """``sum / weight`` as float64, or ``None`` where the total weight is zero.
+        """``sum / weight`` as float64, or ``None`` where the total weight is below its floor.
 
         Computed anew at each access: a result that kept it would need twice the memory.
         """
-        return self.sum / self.weight if self.weight else None
+        return self.sum / self.weight if self.weight >= max(self.weight_floor, 1) else None
+
+
+def next_parameters(plan: Plan, aggregate: Aggregate, parameters: bytes = b"") -> bytes:
+    """Parameters of the round after one that had ``parameters``, by the plan's rule for its clip.
+
+    Empty where no clip adapts. :class:`MisuseError` (``arguments``) for a sum of another plan.
+    """
+    adaptive = plan.pipeline.adaptive
+    if adaptive is None:
+        return b""
+    if WITHIN not in aggregate.extras:
+        raise MisuseError("this sum is not one of the plan's", rule="arguments")
+    return adaptive.next(parameters, aggregate.extras[WITHIN] / len(aggregate.survivors))
 
 
 class Send:

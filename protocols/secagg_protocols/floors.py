@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +17,8 @@ class Floors:
     smallest_cohort: fewest survivors of a sum (``plan.min_survivors``).
     min_honest: fewest honest survivors after dropouts and colluders.
     share_threshold: fewest shares that rebuild a secret.
-    noise_variance: least noise variance the plan's stages must promise.
+    noise_variance: least noise in each coordinate of a sum that the plan's stages must promise,
+        in the vector's units squared (``plan.noise_variance``).
     most_rounds: rounds are numbered from 0, and this many are allowed.
     most_inputs_per_model: masked inputs that may be sent for one broadcast model; the smaller
         of this and ``plan.max_inputs_per_model`` counts, in the site's journal.
@@ -40,9 +40,7 @@ class Floors:
                 right = type(value) is bool
             elif item.name == "noise_variance":
                 # A NaN would compare as below nothing and so switch the floor off.
-                right = value is None or (
-                    type(value) in {int, float} and math.isfinite(value) and value >= 0
-                )
+                right = value is None or (type(value) in {int, float} and 0 <= value < 1e300)
             else:
                 right = value is None or (type(value) is int and value >= 0)
             if not right:
@@ -68,7 +66,7 @@ class Floors:
             ("smallest_cohort", survivors, self.smallest_cohort),
             ("min_honest", min(plan.min_honest, survivors - plan.colluding), self.min_honest),
             ("share_threshold", threshold, self.share_threshold),
-            ("noise_variance", 0.0, self.noise_variance),
+            ("noise_variance", plan.noise_variance, self.noise_variance),
         )
         for name, have, floor in pairs:
             if floor is not None and have < floor:

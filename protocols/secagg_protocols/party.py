@@ -31,6 +31,7 @@ from .journal import Journal, journal_calls
 from .keys import Identity, digest_of, verify
 from .plan import Plan
 from .roster import SERVER_NAME
+from .stages import Pipeline
 from .wire import (
     DIGEST_SIZE,
     SERVER,
@@ -158,6 +159,17 @@ class Party:
         if not 0 <= self.round < 1 << 63:
             raise MisuseError("a round lies in 0..2^63-1", rule="session")
 
+    def _check_round_clip(self, parameters: bytes) -> None:
+        adaptive = self.plan.pipeline.adaptive
+        if adaptive is not None:
+            clip = adaptive.read(parameters)
+            if not adaptive.lowest <= clip <= adaptive.highest:
+                raise MisuseError(
+                    f"the round's clip is {clip:g}, the plan's lie in {adaptive.lowest:g}.."
+                    f"{adaptive.highest:g}",
+                    rule="round-clip",
+                )
+
     def _check_identity(self) -> None:
         if self.identity is not None and not isinstance(self.identity, Identity):
             raise MisuseError(
@@ -271,6 +283,7 @@ class Party:
         """
         if type(parameters) is not bytes:
             raise MisuseError("parameters are bytes", rule="model")
+        self._check_round_clip(parameters)
         digest = hashlib.sha256(checked_model(model)).digest()
         contexts = self.contexts
         if contexts.model_hash is not None and (contexts.model_hash, contexts.parameters) != (
@@ -280,6 +293,30 @@ class Party:
             raise MisuseError("this round has another model already", rule="model")
         contexts.model_hash, contexts.parameters = digest, parameters
         return []
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The plan's stages as this round has them: its rotation, its clip."""
+        contexts = self.contexts
+        return self.plan.pipeline.at(contexts.round, contexts.parameters)
+
+    def _add_central_noise(self, ring: Any, seed: bytes) -> None:
+        """Add the noise that a plan lets the server add, to the sum in the ring."""
+        noise = self.plan.pipeline.noise
+        if noise is not None and noise.central:
+            noise.draws(seed).add(ring, 0, threads=self.threads)
+
+    def _opened_sum(self, total: Any, count: int) -> dict[str, Any]:
+        """What an Aggregate says of the lifted sum over ``count`` sites, whose memory it takes."""
+        found = self.pipeline.decode(total, count)
+        noise = self.plan.pipeline.noise
+        return {
+            "sum": found.sum,
+            "weight": found.weight,
+            "extras": {name: value for name, value in found.extras.items() if name != "weight"},
+            "noise_variance": found.noise_variance,
+            "weight_floor": 1 if noise is None else noise.weight_floor,
+        }
 
     def _context(self, kind: Kind) -> bytes:
         return self.contexts.round if kind.per_round else self.contexts.setup

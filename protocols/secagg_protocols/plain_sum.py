@@ -61,7 +61,7 @@ class PlainClient(_PlainParty):
             raise MisuseError("this round has its input already", rule="input-once")
         plan = self.plan
         array, weight = plan.pipeline.check_input(x, weight)
-        encoder = plan.pipeline.begin(array, weight, lambda: self._entropy(SEED_SIZE))
+        encoder = self.pipeline.begin(array, weight, lambda: self._entropy(SEED_SIZE))
         levels = np.empty(plan.ring_length, dtype=np.int64)
         encoder.tile(levels, 0)
         packed = bytearray(messages.input_size(plan))
@@ -119,21 +119,21 @@ class PlainServer(_PlainParty):
         total = np.zeros(plan.ring_length, dtype=np.int64)
         for site in survivors:
             total += self.inputs[site]
+        if plan.central_noise:
+            self._add_central_noise(total, self._entropy(SEED_SIZE))
         packed = bytearray(messages.input_size(plan))
         bitpack.pack(total.astype(plan.lane), plan.wire_bits, packed)
         bitmap = to_bitmap(survivors, plan.clients)
         digest = aggregate_digest(self.contexts.round, bitmap, [packed], len(packed))
-        result, weight = plan.pipeline.decode(total, len(survivors))
+        opened = self._opened_sum(total, len(survivors))
         names = self._names(survivors)
         absent = [name for name in plan.roster.names if name not in names]
         aggregate = Aggregate(
-            sum=result,
-            weight=weight,
+            **opened,
             survivors=names,
             dropped=dict.fromkeys(absent, Step.INPUT.label),
             left={},
             suspects=(),
-            noise_variance=0.0,
             digest=digest,
             transcript=digest_of(b"secagg plain transcript v1", digest),
             traffic=(StepCost(Step.INPUT.label, self._received, 0, 0.0),),

@@ -4,7 +4,6 @@ parameters. A plan that would break its promise cannot be built."""
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
@@ -15,6 +14,7 @@ from .choose import MaskedSum, graph_reasons, in_bits, recommended, release_reas
 from .errors import PlanError
 from .keys import digest_of
 from .parameters import GraphSecurity, graph_security
+from .plan_fields import claims_of, require_integer
 from .roster import Roster
 from .stages import Pipeline, Stage
 from .stages.pipeline import MOST_WEIGHT, STAGES
@@ -96,6 +96,8 @@ class Plan:
         self._check_one_survivor_set()
         self._check_sparse_threat()
         self._check_sparse_security()
+        self._check_noise_shares()
+        self._check_noise_central()
         self._check_modulus()
         encoded = msgspec.msgpack.encode(self.canonical())
         object.__setattr__(self, "digest", digest_of(_PLAN_LABEL, encoded))
@@ -104,8 +106,8 @@ class Plan:
 
     def _check_field_types(self) -> None:
         for name in ("length", "colluding", "max_dropouts", "min_honest", "security_bits"):
-            _integer(getattr(self, name), name)
-        _integer(self.max_weight, "max_weight")
+            require_integer(getattr(self, name), name)
+        require_integer(self.max_weight, "max_weight")
         for name in ("sites_receive", "fixed_data"):
             if not isinstance(getattr(self, name), bool):
                 raise PlanError("true or false", rule="field-types", field=name)
@@ -118,13 +120,13 @@ class Plan:
             raise PlanError("a Roster", rule="field-types", field="roster")
         if not isinstance(self.protocol, MaskedSum):
             raise PlanError("a MaskedSum", rule="field-types", field="protocol")
-        _integer(self.protocol.share_threshold, "protocol.share_threshold")
-        _integer(self.protocol.neighbours, "protocol.neighbours")
+        require_integer(self.protocol.share_threshold, "protocol.share_threshold")
+        require_integer(self.protocol.neighbours, "protocol.neighbours")
         for name in ("bits", "max_inputs_per_model"):
             if getattr(self, name) is not None:
-                _integer(getattr(self, name), name)
+                require_integer(getattr(self, name), name)
         if self.privacy is not None:
-            object.__setattr__(self, "privacy", _claims(self.privacy))
+            object.__setattr__(self, "privacy", claims_of(self.privacy))
 
     def _check_stage_kinds(self) -> None:
         for stage in self.stages:
@@ -272,6 +274,24 @@ class Plan:
                 field="neighbours",
             )
 
+    def _check_noise_shares(self) -> None:
+        noise, honest = self.pipeline.noise, self.min_survivors - self.colluding
+        if noise is not None and noise.shares > honest:
+            raise PlanError(
+                f"{noise.shares} sites make up the noise and only {honest} honest ones are sure to "
+                "be in a sum",
+                rule="noise-shares",
+                field="stages",
+            )
+
+    def _check_noise_central(self) -> None:
+        if self.central_noise and self.signed:
+            raise PlanError(
+                "noise that the server adds needs a server that adds it: the semi-honest threat",
+                rule="noise-central",
+                field="threat",
+            )
+
     def _check_modulus(self) -> None:
         need = self.bits_needed
         if need > 64:
@@ -315,6 +335,23 @@ class Plan:
         """Whether messages carry signatures and survivors need consent."""
         return self.threat == "malicious-server"
 
+    @property
+    def central_noise(self) -> bool:
+        """Whether the server adds the noise."""
+        return self.pipeline.noise is not None and self.pipeline.noise.central
+
+    @property
+    def noise_variance(self) -> float:
+        """Least variance of the noise that a site may count on in each coordinate of a sum.
+
+        In the vector's units squared (an adaptive clip's at its first value), from the honest
+        sites that are sure to be in the sum; 0 where only the server adds noise.
+        """
+        pipeline = self.pipeline
+        if pipeline.noise is None or pipeline.noise.central:
+            return 0.0
+        return pipeline.noise_variance(self.min_survivors - self.colluding)
+
     def graph_security(self) -> GraphSecurity:
         """Statistical security per round of this plan's graph, in bits."""
         return graph_security(
@@ -332,8 +369,9 @@ class Plan:
 
     @property
     def bits_needed(self) -> int:
-        """Fewest bits a coordinate with which no sum of honest inputs can wrap."""
-        return _bits_needed(self.pipeline, self.clients)
+        """Fewest bits a coordinate with which no sum of honest inputs can wrap; with noise, but
+        for a probability of ``2^-wrap_bits``."""
+        return self.pipeline.bits_needed(self.clients)
 
     @property
     def wire_bits(self) -> int:
@@ -399,7 +437,7 @@ class Plan:
             ("security_bits", security_bits),
             ("neighbours", 0 if neighbours is None else neighbours),
         ):
-            _integer(value, name)
+            require_integer(value, name)
         protocol = recommended(
             len(roster.sites),
             threat,
@@ -439,9 +477,11 @@ class Plan:
         ]
         found = None if self.complete else self.graph_security()
         lines += graph_reasons(n, c, survive, self.protocol, found, rounds)
+        noise = self.pipeline.noise
         lines.append(
-            f"{self.wire_bits} bits a coordinate: the sum of {n} sites cannot wrap "
-            f"(it needs {self.bits_needed})."
+            f"{self.wire_bits} bits a coordinate: the sum of {n} sites "
+            + ("cannot wrap" if noise is None else f"wraps with probability 2^-{noise.wrap_bits}")
+            + f" (it needs {self.bits_needed})."
         )
         if self.signed:
             lines.append("Every message is signed and survivors are confirmed before any reveal.")
@@ -458,51 +498,9 @@ class Plan:
 _SPECIAL: Final = frozenset({"roster", "stages", "protocol", "privacy", "digest"})
 
 
-def _claims(value: object) -> tuple[tuple[str, str | int | float], ...]:
-    """Sorted (name, value) pairs, names once, values text or finite numbers."""
-    wrong = PlanError(
-        "(name, value) pairs of text and text or finite numbers",
-        rule="field-types",
-        field="privacy",
-    )
-    if not isinstance(value, (tuple, list)):
-        raise wrong
-    pairs: dict[str, str | int | float] = {}
-    for pair in value:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or type(pair[0]) is not str:
-            raise wrong
-        name, claim = pair
-        if type(claim) not in {str, int, float} or name in pairs:
-            raise wrong
-        if isinstance(claim, float) and not math.isfinite(claim):
-            raise wrong
-        if isinstance(claim, int) and abs(claim) >= 1 << 63:
-            raise wrong
-        if not (name.isprintable() and (not isinstance(claim, str) or claim.isprintable())):
-            raise wrong
-        pairs[name] = claim
-    return tuple(sorted(pairs.items()))
-
-
-def _integer(value: object, name: str) -> None:
-    if type(value) is not int:
-        raise PlanError("an integer", rule="field-types", field=name)
-
-
 @functools.lru_cache(maxsize=64)
 def _pipeline(stages: tuple[Stage, ...], length: int, max_weight: int) -> Pipeline:
     return Pipeline(stages, length, max_weight)
-
-
-@functools.lru_cache(maxsize=64)
-def _bits_needed(pipeline: Pipeline, clients: int) -> int:
-    need = 1
-    for span, _ in pipeline.sum_span(clients):
-        if -span.low > 1 << 63 or span.high >= 1 << 63:
-            # The lifted sum is an int64; beyond it is beyond 64 bits for this purpose.
-            return max(65, (span.high - span.low).bit_length())
-        need = max(need, (span.high - span.low).bit_length())
-    return need
 
 
 __all__ = ["SUITE", "MaskedSum", "Plan", "Threat"]

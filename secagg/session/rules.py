@@ -33,6 +33,15 @@ RULES: Final = (
         also=("journal-retired",),
     ),
     Rule(
+        "order-clip",
+        "client",
+        "input",
+        "an adaptive clip lies in the plan's range, and follows from the last round's sum where "
+        "the site was sent that",
+        "PeerError",
+        "a clip of the server's choosing that drowns the sum in noise, or leaves nothing of it",
+    ),
+    Rule(
         "stated-model",
         "client",
         "input",

@@ -20,6 +20,7 @@ from secagg_protocols.events import Done, Dropped, Event, Ignored, Send
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import Journal
 from secagg_protocols.keys import SEED_SIZE, Identity, digest_of
+from secagg_protocols.ledger import InputLedger, checked_ledger, require_ledger
 from secagg_protocols.masked_sum import Client
 from secagg_protocols.masked_sum.messages import CONSENT
 from secagg_protocols.masked_sum.registers import data_name
@@ -66,6 +67,7 @@ class SiteSession(SiteChecks):
         floors: Floors | None,
         journal: Journal,
         data: str = "",
+        ledger: InputLedger | None = None,
         membership: Membership | None = None,
         threads: int = 1,
         _entropy: Entropy | None = None,
@@ -92,6 +94,8 @@ class SiteSession(SiteChecks):
             floors.check(plan, 0)
         self.floors = floors
         self.data = data_name(data)
+        self.ledger = ledger
+        checked_ledger(ledger, self.journal, self.name, self.data)
         self._clients: dict[int, Client] = {}
         # Drawn one setup ahead, so that it is in a dump before anything follows from it: a site
         # that dies in the middle of a call derives the same bytes again.
@@ -99,7 +103,7 @@ class SiteSession(SiteChecks):
         self._at = _BEFORE  # exchange, round, slot of the last order
         self.round = -1
         self._answer: Answer | None = None
-        self._outcome: Outcome | None = None
+        self._outcome, self._due = None, None
         self._events: list[SessionEvent] = []
 
     # Contract.
@@ -154,8 +158,8 @@ class SiteSession(SiteChecks):
 
         x: float32/float64 (or integers) of shape ``(plan.length,)``. model: the bytes of the
         broadcast model that ``x`` was made from. :class:`MisuseError` for a vector that the plan
-        does not allow, another model than the server stated, or one input too many for a model;
-        ``skip`` then answers without a vector.
+        does not allow, another model than the server stated, or one input too many for a model,
+        :class:`BudgetError` of the ledger's; ``skip`` then answers without a vector.
         """
         answer = self._waiting()
         model = checked_model(model)
@@ -238,6 +242,7 @@ class SiteSession(SiteChecks):
         self._prepare(answer, Slot(order.slot), order.round)
         client = self._clients.get(order.round)
         if order.slot == Slot.INPUT and client is not None and client.awaits_input:
+            self._guard(lambda: self._check_order_clip(order))
             answer.waits = True
             return [*self.take_events(), self._wanted(answer)]
         if order.slot == Slot.CLOSE:
@@ -279,8 +284,7 @@ class SiteSession(SiteChecks):
     def _finished(self, client: Client, done: Done) -> None:
         number = client.round
         self._leave(Finished(number, done.aggregate, done.digest), number)
-        if self.plan.signed:
-            self._outcome = Outcome(number, done.digest, client.survivors)
+        self._keep(client, done)
 
     def _agree(self, answer: Answer) -> None:
         """Say which result this site was sent; one digest a round in its life."""
@@ -352,6 +356,7 @@ class SiteSession(SiteChecks):
                     self.index,
                     floors=self.floors,
                     data=self.data,
+                    ledger=self.ledger,
                     identity=self.identity,
                     session=self.session,
                     round=number,
@@ -387,8 +392,7 @@ class SiteSession(SiteChecks):
         return self._answer
 
     def _wanted(self, answer: Answer) -> Wanted:
-        order = answer.order
-        return Wanted(order.round, order.model, order.parameters)
+        return Wanted(answer.order.round, answer.order.model, answer.order.parameters)
 
     def _report(self, answer: Answer) -> list[SessionEvent]:
         answer.sent = True
@@ -427,20 +431,23 @@ class SiteSession(SiteChecks):
         return {
             "floors": None if self.floors is None else asdict(self.floors),
             "data": self.data,
+            "ledger": self.ledger is not None,
             "seed": self._seed,
             "at": list(self._at),
             "clients": [[number, client.dump()] for number, client in self._clients.items()],
             "outcome": None if outcome is None else asdict(outcome),
+            "due": self._due,
             "answer": None if self._answer is None else self._answer.dump(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         if self.floors is None and state["floors"] is not None:
             self.floors = Floors(**state["floors"])
-        self.data = state["data"]
+        require_ledger(self.ledger, kept=state["ledger"])
         self._seed = state["seed"]
         self._at = tuple(state["at"])
         self.round = self._at[1]
+        self._due = state["due"] and tuple(state["due"])
         if state["outcome"] is not None:
             self._outcome = Outcome(**state["outcome"])
         if state["answer"] is not None:
@@ -461,6 +468,7 @@ class SiteSession(SiteChecks):
             self.identity,
             self.journal,
             floors=self.floors,
+            ledger=self.ledger,
             threads=self.threads,
         )
         if not isinstance(client, Client):
@@ -476,6 +484,7 @@ class SiteSession(SiteChecks):
         identity: Identity | None,
         journal: Journal,
         floors: Floors | None = None,
+        ledger: InputLedger | None = None,
         membership: Membership | None = None,
         threads: int = 1,
     ) -> Self:
@@ -497,6 +506,8 @@ class SiteSession(SiteChecks):
                 session=state["session"],
                 floors=floors,
                 journal=journal,
+                data=state["state"]["data"],
+                ledger=ledger,
                 membership=membership,
                 threads=threads,
             )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from secagg_protocols.errors import EquivocationError, MisuseError, PeerError
+from secagg_protocols.events import Done, next_parameters
 from secagg_protocols.keys import verify
+from secagg_protocols.masked_sum import Client
 from secagg_protocols.masked_sum.messages import ADVERT, INPUT
 from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import (
@@ -94,6 +96,7 @@ class SiteChecks(Desk):
     _at: tuple[int, ...]
     _answer: Answer | None
     _outcome: Outcome | None
+    _due: tuple[int, bytes] | None  # a round, and the parameters that it has to have
 
     # Rules. Ids, texts and attacks: rules.py.
 
@@ -113,6 +116,20 @@ class SiteChecks(Desk):
                 rule="order-sequence",
                 sender=SERVER_NAME,
             )
+
+    def _check_order_clip(self, order: Order) -> None:
+        adaptive = self.plan.pipeline.adaptive
+        if adaptive is None:
+            return
+        due = self._due if self._due is not None and self._due[0] == order.round else None
+        try:
+            clip = adaptive.read(order.parameters)
+            wrong = not adaptive.lowest <= clip <= adaptive.highest
+            wrong = wrong or (due is not None and not adaptive.same(due[1], order.parameters))
+        except MisuseError:
+            wrong = True
+        if wrong:
+            raise self._blame("order-clip", "the round's clip is not what the plan's rule gives")
 
     def _check_stated_model(self, order: Order, model: Buffer) -> None:
         if hashlib.sha256(model).digest() != order.model:
@@ -141,6 +158,16 @@ class SiteChecks(Desk):
                 signer=self._name(site),
                 sender=SERVER_NAME,
             )
+
+    def _keep(self, client: Client, done: Done) -> None:
+        """What later orders are checked against, of the result that this site was sent."""
+        number, aggregate = client.round, done.aggregate
+        if self.plan.signed:
+            self._outcome = Outcome(number, done.digest, client.survivors)
+        if aggregate is not None and self.plan.pipeline.adaptive is not None:
+            # For the next round only: whether one was given up after it, a site cannot tell.
+            following = next_parameters(self.plan, aggregate, client.contexts.parameters)
+            self._due = number + 1, following
 
     def _blame(self, rule: str, text: str) -> PeerError:
         return PeerError(text, rule=rule, sender=SERVER_NAME)

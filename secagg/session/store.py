@@ -13,6 +13,7 @@ from secagg_protocols.errors import MisuseError
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import FileJournal
 from secagg_protocols.keys import Identity, seal, unseal
+from secagg_protocols.ledger import InputLedger
 from secagg_protocols.plan import Plan
 
 from .server import ServerSession
@@ -84,16 +85,18 @@ class Store:
         plan: Plan,
         *,
         floors: Floors | None = None,
+        ledger: InputLedger | None = None,
         membership: Membership | None = None,
         threads: int = 1,
     ) -> SiteSession:
-        """The site's session that was saved last."""
+        """The site's session that was saved last; its ledger is in this store's journal."""
         return SiteSession.load(
             self._read(),
             plan,
             identity=self._signer(plan),
             journal=self.journal,
             floors=floors,
+            ledger=ledger,
             membership=membership,
             threads=threads,
         )

@@ -217,7 +217,7 @@ class SecureSummation:
         if self._fixed_data:
             self._gone |= {*result.dropped, *result.left}
         survivors = tuple(site for site in present if site in set(result.survivors))
-        return SiteSum(result.sum, survivors, result.weight)
+        return SiteSum(result.sum, survivors, int(result.weight))
 
     def _last(self, label: str) -> bool:
         return bool(self._labels) and next_label(label) not in self._labels
@@ -292,7 +292,7 @@ class SecureSummation:
             sat_out=played.sat_out,
             returned=tuple(site for site in survivors if site not in before),
             refused={site: str(error) for site, error in played.refused.items()},
-            weight=result.weight if result else 0,
+            weight=int(result.weight) if result else 0,
             exchanges=played.exchanges,
             alone=alone(plan),
             seconds=sum(entry.seconds for entry in played.exchanges),

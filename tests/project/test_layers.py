@@ -23,17 +23,17 @@ PACKAGES = {
 PROTOCOLS = [
     {"masked_sum", "plain_sum"},
     {"party"},
-    {"floors", "events", "enrolment"},
+    {"floors", "events", "enrolment", "ledger"},
     {"signed_roster"},
     {"plan_file", "lift"},
     {"plan"},
-    {"roster", "stages", "choose", "journal"},
+    {"roster", "stages", "choose", "journal", "plan_fields"},
     {"parameters"},
     {"shamir", "keys", "rules"},
     {"wire"},
     {"errors"},
 ]
-SECAGG = [{"__main__"}, {"cli"}, {"bench"}, {"sim"}, {"session"}, {"api", "durable"}]
+SECAGG = [{"__main__"}, {"cli"}, {"bench"}, {"sim"}, {"session"}, {"dp"}, {"api", "durable"}]
 
 
 def modules() -> list[tuple[str, str, Path]]:
@@ -155,7 +155,10 @@ def test_no_insecure_randomness_is_shipped() -> None:
             and isinstance(node.value, ast.Name)
             and node.value.id in {"np", "numpy"}
         ]
-        if not where.startswith(SEEDED):
+        if where == "secagg/bench/peers":
+            # NumPy's own generator is one of the peers that are measured.
+            assert uses == ["np.random"]
+        elif not where.startswith(SEEDED):
             assert not uses, f"{where} uses {uses}"
 
 

@@ -97,6 +97,18 @@ PLAN_BREAKS: dict[str, Any] = {
         "protocol": secagg.MaskedSum(share_threshold=2, neighbours=2),
         "threat": "semi-honest",
     },
+    "noise-shares": {
+        "stages": (
+            secagg.Integers(0, 9),
+            secagg.Noise(law="discrete-laplace", scale_levels=5, shares=6),
+        )
+    },
+    "noise-central": {
+        "stages": (
+            secagg.Integers(0, 9),
+            secagg.Noise(law="central-discrete-gaussian", variance_levels2=5),
+        )
+    },
     "modulus": {"bits": 12},
 }
 

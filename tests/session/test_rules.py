@@ -4,11 +4,13 @@ meets the rule that the table names) once exactly that method is overridden."""
 from __future__ import annotations
 
 import ast
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import secagg.session
@@ -29,8 +31,11 @@ Answers = list[str]
 class Cheating(Played):
     """A session whose server's frames the test makes up, with the server's own key."""
 
-    def __init__(self, *, site: type[SiteSession] = SiteSession, **options: Any) -> None:
-        plan, identities = session_plan("malicious-server")
+    def __init__(
+        self, *, site: type[SiteSession] = SiteSession, stages: Any = None, **options: Any
+    ) -> None:
+        more = {} if stages is None else {"stages": stages}
+        plan, identities = session_plan("malicious-server", **more)
         super().__init__(plan, identities, **options)
         self.sites = {
             name: site(
@@ -107,6 +112,23 @@ def another_model_than_stated(site: type[SiteSession]) -> Answers:
     return []
 
 
+def a_clip_that_does_not_follow(site: type[SiteSession]) -> Answers:
+    """The server announces another clip than the one that the first round's bits give."""
+    stages = (secagg.AdaptiveClip(clip=5.0), secagg.Quantise(100))
+    played = Cheating(
+        site=site, stages=stages, vector=lambda name, number: np.full(10, len(name) + number / 7)
+    )
+    first = played.round(b"one")
+    assert first is not None
+    (clip,) = struct.unpack("<d", secagg.next_parameters(played.plan, first))
+    try:
+        played.round(b"two", struct.pack("<d", clip * 1.5))
+    except SecAggError as error:
+        return [error.rule]
+    assert len(played.of("server", Finished)) == 2
+    return []
+
+
 def after_a_round(site: type[SiteSession]) -> tuple[Cheating, bytes]:
     """A session whose sites have the result of round 0 and have not heard of agreements."""
     played = Cheating(site=site)
@@ -154,6 +176,7 @@ def from_outside(site: type[SiteSession]) -> Answers:
 ATTACKS: dict[str, Callable[[type[SiteSession]], Answers]] = {
     "order-once": two_orders_for_one_exchange,
     "order-sequence": back_to_an_earlier_round,
+    "order-clip": a_clip_that_does_not_follow,
     "stated-model": another_model_than_stated,
     "agreed-count": agreements(too_few),
     "agreed-members": from_outside,

@@ -18,6 +18,7 @@ import secagg
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum.registers import (
     inputs_register,
+    ledger_register,
     models_register,
     released_register,
 )
@@ -74,6 +75,7 @@ def registers(party: Any) -> dict[str, str]:
     if isinstance(party, Server):
         return {}
     names = (
+        ledger_register(party.name, party.data),
         released_register(party.name, party.data),
         models_register(party.name, party.data),
         inputs_register(party.name, party.data, party.contexts.model_hash or b""),

@@ -7,12 +7,18 @@ list means that the attack went through.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import secagg
 from secagg_protocols import wire
 from secagg_protocols.masked_sum import masks, messages
-from secagg_protocols.masked_sum.registers import MOST_MODELS, models_register, pack_count
+from secagg_protocols.masked_sum.registers import (
+    MOST_MODELS,
+    ledger_register,
+    models_register,
+    pack_count,
+)
 from support.played import (
     SCENARIOS,
     VICTIM,
@@ -25,7 +31,27 @@ from support.played import (
 )
 from support.world import MODEL, SESSION, World, digest, make_plan, people, sparse_plan
 
+ADAPTIVE = (
+    secagg.AdaptiveClip(clip=1.0, lowest=0.01, highest=100.0),
+    secagg.Quantise(1000),
+)
+
 # Every party, played on a site or on the server.
+
+
+@scenario("party", "round-clip")
+def _(victim: type[Any]) -> list[str]:
+    party = victim(
+        make_plan(stages=ADAPTIVE),
+        0,
+        identity=people(7)[1]["s0"],
+        session=SESSION,
+        round=0,
+        model=None,
+        floors=None,
+        journal=secagg.MemoryJournal(),
+    )
+    return refused(lambda: party.use_model(MODEL, struct.pack("<d", 1e30)))
 
 
 @scenario("party", "session")
@@ -258,6 +284,14 @@ def _(victim: type[Any]) -> list[str]:
     journal.swap(models_register(VICTIM, ""), b"", pack_count(MOST_MODELS))
     plan, journals = make_plan(max_inputs_per_model=1), {VICTIM: journal}
     return play(victim, messages.SHARES_FOR, lambda w, f: f, plan=plan, journals=journals)
+
+
+@scenario("client", "ledger-given")
+def _(victim: type[Any]) -> list[str]:
+    # Data that were charged to a ledger before, and now a party that was made without one.
+    journal = secagg.MemoryJournal()
+    journal.swap(ledger_register(VICTIM, ""), b"", b"charged")
+    return play(victim, messages.SHARES_FOR, lambda w, f: f, journals={VICTIM: journal})
 
 
 @scenario("client", "fixed-data-plan")

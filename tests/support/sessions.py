@@ -158,10 +158,10 @@ class Played:
                 if answers:
                     self.note(SERVER, hub.receive(report.data, sender=order.to))
 
-    def begin(self, model: bytes) -> None:
+    def begin(self, model: bytes, parameters: bytes = b"") -> None:
         """Open a round; ``exchange`` plays it one exchange at a time."""
         self.model = model
-        self.orders = self.note(SERVER, self.hub.begin_round(model))
+        self.orders = self.note(SERVER, self.hub.begin_round(model, parameters))
 
     def exchange(self) -> list[SessionEvent]:
         """Play the open exchange; what the server said when it closed, orders apart."""
@@ -173,9 +173,9 @@ class Played:
         self.orders = self.note(SERVER, events)
         return [event for event in events if not isinstance(event, Send)]
 
-    def round(self, model: bytes) -> secagg.Aggregate | None:
+    def round(self, model: bytes, parameters: bytes = b"") -> secagg.Aggregate | None:
         """Play one round to its end; its result, or ``None`` where it was aborted."""
-        self.begin(model)
+        self.begin(model, parameters)
         while True:
             events = self.exchange()
             if self.hub.slot is None:

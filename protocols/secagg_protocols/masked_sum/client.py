@@ -24,6 +24,7 @@ from ..keys import (
     KEY_SIZE,
     SEED_SIZE,
 )
+from ..ledger import InputLedger, checked_ledger, require_ledger
 from ..lift import lift_packed
 from ..party import Kind
 from ..plan import Plan
@@ -71,7 +72,7 @@ def check_input(plan: Plan, x: Any, weight: Any) -> tuple[Any, int]:
     caller learns of a bad vector before the round goes on.
     """
     array, weight = plan.pipeline.check_input(x, weight)
-    plan.pipeline.begin(array, weight, lambda: bytes(SEED_SIZE))
+    plan.pipeline.check_range(array)
     return array, weight
 
 
@@ -82,11 +83,21 @@ class Client(ClientShares):
     kinds = messages.KINDS
 
     def __init__(
-        self, plan: Plan, index: int, *, floors: Floors | None, data: str = "", **common: Any
+        self,
+        plan: Plan,
+        index: int,
+        *,
+        floors: Floors | None,
+        data: str = "",
+        ledger: InputLedger | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(plan, index, **common)
         #: What the site calls its data: inputs and sums are counted by it, never by a server.
         self.data = data_name(data)
+        #: Of these data. A dump says that there was one, and not what is in it.
+        self.ledger = ledger
+        checked_ledger(ledger, self.journal, self.name, self.data)
         if floors is not None and not isinstance(floors, Floors):
             raise MisuseError("floors are Floors (Floors.load reads them)", rule="floors")
         self.floors = floors
@@ -328,7 +339,8 @@ class Client(ClientShares):
     def _mask_input(self, array: Any, weight: int, check: Callable[[], None] | None) -> list[Event]:
         plan, own, context = self.plan, self._own(), self.contexts.round
         seeds = iter(range(1 << 32))
-        encoder = plan.pipeline.begin(array, weight, lambda: own.stage_seed(context, next(seeds)))
+        pipeline = self.pipeline
+        encoder = pipeline.begin(array, weight, lambda: own.stage_seed(context, next(seeds)))
         keys = [masks.self_mask(own.self_seed, self.index, context)]
         signs = [1]
         for peer in self._u2:
@@ -440,17 +452,14 @@ class Client(ClientShares):
         self._at = FINISHED
         if not plan.sites_receive:
             return [Done(None, header.digest)]
-        total, weight = plan.pipeline.decode(lift_packed(plan, packed), len(survivors))
         aggregate = Aggregate(
-            sum=total,
-            weight=weight,
+            **self._opened_sum(lift_packed(plan, packed), len(survivors)),
             survivors=self._names(survivors),
             dropped=dict.fromkeys(
                 self._names(set(range(plan.clients)) - set(survivors)), "unknown"
             ),
             left={},
             suspects=(),
-            noise_variance=0.0,
             digest=header.digest,
             transcript=b"",
             traffic=(),
@@ -471,6 +480,7 @@ class Client(ClientShares):
             "cohort": self._cohort,
             "floors": None if self.floors is None else asdict(self.floors),
             "data": self.data,
+            "ledger": self.ledger is not None,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -484,6 +494,8 @@ class Client(ClientShares):
         self._u3 = tuple(state["u3"])
         self._cohort = state["cohort"]
         self.data = data_name(state["data"])
+        require_ledger(self.ledger, kept=state["ledger"])
+        checked_ledger(self.ledger, self.journal, self.name, self.data)
         if self.floors is None and state["floors"] is not None:
             self.floors = Floors(**state["floors"])
             self._require_floors()

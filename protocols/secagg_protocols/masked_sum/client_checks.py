@@ -14,6 +14,7 @@ from ..events import Step
 from ..floors import Floors
 from ..journal import journal_calls
 from ..keys import KEY_SIZE, verify
+from ..ledger import InputLedger
 from ..party import Party
 from ..roster import SERVER_NAME
 from ..wire import SERVER, Frame, encode_header, frame_digest, to_bitmap
@@ -23,6 +24,7 @@ from .registers import (
     TAG_SIZE,
     Released,
     inputs_register,
+    ledger_register,
     models_register,
     pack_count,
     pack_released,
@@ -51,6 +53,7 @@ class ClientChecks(Party):
 
     floors: Floors | None
     data: str
+    ledger: InputLedger | None
     _at: int
     _neighbours: tuple[int, ...]
     _adverts: dict[int, bytes]
@@ -86,10 +89,18 @@ class ClientChecks(Party):
         The plan is entered here and not with the survivors: who is in a sum may never hear of
         it, and must know all the same that one can have been opened under this plan.
         """
+        self._check_ledger_given()
         self._change_register(
             released_register(self.name, self.data),
             lambda stored: pack_released(self._admitted(unpack_released(stored))),
         )
+        self._count_input()
+        if self.ledger is not None:
+            # Last, so that nothing is charged for an input that another rule refuses.
+            self.ledger.charge(self.plan, self.contexts.round)
+
+    def _count_input(self) -> None:
+        """Count an input for its model, where plan or floors limit them."""
         floor = None if self.floors is None else self.floors.most_inputs_per_model
         limits = [most for most in (self.plan.max_inputs_per_model, floor) if most is not None]
         if not limits:
@@ -280,6 +291,16 @@ class ClientChecks(Party):
                 "dropped; to train on, the owner of the data gives them a new name, under which "
                 "nothing is counted yet",
                 rule="inputs-full",
+            )
+
+    def _check_ledger_given(self) -> None:
+        with journal_calls():
+            kept = self.journal.read(ledger_register(self.name, self.data))
+        if kept and self.ledger is None:
+            raise MisuseError(
+                "inputs of these data were charged to a privacy ledger before; give this party "
+                "the ledger, or this one is charged to nobody",
+                rule="ledger-given",
             )
 
     def _check_fixed_data_plan(self, last: Released) -> None:

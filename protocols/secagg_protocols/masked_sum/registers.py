@@ -15,8 +15,8 @@ from ..errors import MisuseError
 from ..keys import digest_of
 from ..plan import Plan
 
-#: Bytes by which a register tells round contexts apart. One site counts its own rounds, so a
-#: collision needs about 2^64 of them.
+#: Bytes by which a register tells round contexts apart. A server that chooses session, round
+#: and parameters needs about 2^64 hashes for two rounds that are counted as one.
 TAG_SIZE: Final = 16
 #: Most models that a site answers over one data set, since each leaves a register for ever.
 MOST_MODELS: Final = 1 << 16
@@ -81,6 +81,11 @@ def models_register(site: str, data: str) -> bytes:
 def released_register(site: str, data: str) -> bytes:
     """Where a site keeps what it has let out over some data."""
     return digest_of(b"secagg released register v1", site.encode(), data.encode())
+
+
+def ledger_register(site: str, data: str) -> bytes:
+    """Where a site's privacy ledger keeps what was spent over some data."""
+    return digest_of(b"secagg ledger register v1", site.encode(), data.encode())
 
 
 def pack_tags(tags: tuple[bytes, ...]) -> bytes:

@@ -28,6 +28,14 @@ PARTY_RULES: Final = (
         "a party under another's name",
     ),
     Rule(
+        "round-clip",
+        "party",
+        "construction, use_model",
+        "the parameters of a round with an adaptive clip state one within the plan's range",
+        "MisuseError",
+        "a clip of the server's choosing that drowns the sum in noise, or leaves nothing of it",
+    ),
+    Rule(
         "limits",
         "party",
         "every message",
@@ -175,6 +183,14 @@ CLIENT_RULES: Final = (
         "inputs for at most 2^16 models of one data set",
         "MisuseError",
         "a server that fills the journal, one model after the other",
+    ),
+    Rule(
+        "ledger-given",
+        "client",
+        "input",
+        "data whose inputs were charged to a privacy ledger are given with one",
+        "MisuseError",
+        "inputs that a budget never hears of, because a setting was forgotten once",
     ),
     Rule(
         "fixed-data-plan",
@@ -415,7 +431,7 @@ SERVER_RULES: Final = (
         "sum-range",
         "server",
         "reveal",
-        "the sum is one that honest inputs can have",
+        "without noise, the sum is one that honest inputs can have",
         "PeerError",
         "an input outside its bounds that wraps the sum",
     ),

@@ -49,6 +49,7 @@ class Server(ServerChecks):
         self._suspects: set[int] = set()
         self._graph: Sequence[tuple[int, ...]] = ()
         self._graph_seed = b""
+        self._noise_seed = b""  # of central noise; the same after a load, or two sums average it
         self._adverts: dict[int, bytes] = {}
         self._owners: dict[bytes, int] = {}  # advertised key -> site
         self._signatures: dict[int, bytes] = {}  # of the adverts, relayed under signed plans
@@ -83,6 +84,8 @@ class Server(ServerChecks):
             raise MisuseError("this party was started before", rule="start-once")
         self._step = Step.ADVERTISE
         self._graph_seed = self._entropy(SEED_SIZE)
+        if self.plan.central_noise:
+            self._noise_seed = self._entropy(SEED_SIZE)
         self._clock = time.monotonic()
         return []
 
@@ -365,6 +368,7 @@ class Server(ServerChecks):
     def _unmask(self, keys: Any, nonces: Any, signs: Any) -> None:
         try:
             add_keystreams(self._accumulator, keys, nonces, signs, threads=self.threads)
+            self._add_central_noise(self._accumulator, self._noise_seed)
         except BaseException:
             # Interrupted half-way: what is in the accumulator is neither masked nor open.
             self._end(MisuseError("opening the sum was interrupted", rule="interrupted"))
@@ -388,16 +392,14 @@ class Server(ServerChecks):
         header = messages.Result(digest, bitmap)
         out: list[Message] = [(site, header, packed) for site in self._u3]
         events = self._announce(messages.RESULT, out, None)
-        result, weight = plan.pipeline.decode(total, len(self._u3))
+        opened = self._opened_sum(total, len(self._u3))
         dropped, left = self._departures()
         aggregate = Aggregate(
-            sum=result,
-            weight=weight,
+            **opened,
             survivors=self._names(self._u3),
             dropped=dropped,
             left=left,
             suspects=self._names(self._suspects),
-            noise_variance=0.0,
             digest=digest,
             transcript=self._transcript,
             traffic=tuple(self._costs),
@@ -463,7 +465,7 @@ class Server(ServerChecks):
     def _forget(self) -> None:
         """Drop what the round needed and nothing after it does."""
         self._accumulator = np.zeros(0, dtype=self.plan.lane)
-        self._sealed, self._reveals = {}, {}
+        self._sealed, self._reveals, self._noise_seed = {}, {}, b""
 
     # Storage.
 
@@ -474,6 +476,7 @@ class Server(ServerChecks):
             "opened": self._opened,
             "suspects": sorted(self._suspects),
             "graph_seed": self._graph_seed,
+            "noise_seed": self._noise_seed,
             "adverts": list(self._adverts.items()),
             "signatures": list(self._signatures.items()),
             "sealed": list(self._sealed.items()),
@@ -495,6 +498,7 @@ class Server(ServerChecks):
         self._opened = state["opened"]
         self._suspects = set(state["suspects"])
         self._graph_seed = state["graph_seed"]
+        self._noise_seed = state["noise_seed"]
         for site, keys in state["adverts"]:
             self._own_keys(site, keys)
         self._signatures = dict(state["signatures"])

@@ -157,6 +157,9 @@ class ServerChecks(Party):
 
     def _check_sum_range(self, total: Any, survivors: tuple[int, ...]) -> None:
         at = 0
+        if self.plan.pipeline.noise is not None:
+            # Honest sums leave that window now and then, which wraps them and accuses nobody.
+            return
         for span, count in self.plan.pipeline.sum_span(len(survivors)):
             part = total[at : at + count]
             if part.size and (int(np.min(part)) < span.low or int(np.max(part)) > span.high):

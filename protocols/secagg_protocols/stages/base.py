@@ -20,7 +20,9 @@ class Bounds:
 
     ``low`` and ``high`` bound each coordinate, ``l1`` and ``l2`` the norms of the vector (and
     so the effect of leaving the site out); ``unit`` is the size of one clipped coordinate at
-    weight 1, to which quantisation levels refer. ``None`` means unbounded.
+    weight 1, to which quantisation levels refer. ``spread``: after a rotation, each coordinate is
+    sub-Gaussian with this parameter over the public signs, but for ``moved``, which rounding may
+    have added. ``None`` means unbounded, or no rotation.
     """
 
     length: int
@@ -29,6 +31,8 @@ class Bounds:
     l1: float | None = None
     l2: float | None = None
     unit: float | None = None
+    spread: float | None = None
+    moved: float = 0.0
     integer: bool = False
 
     def weighted(self, most: int) -> Bounds:
@@ -44,6 +48,8 @@ class Bounds:
             l1=times(self.l1),
             l2=times(self.l2),
             unit=self.unit,
+            spread=times(self.spread),
+            moved=self.moved * most,
             integer=self.integer,
         )
 
@@ -53,8 +59,8 @@ class Totals:
     """What a decoder may know besides the sum: survivors, total weight, named extras."""
 
     count: int
-    weight: int
-    extras: Mapping[str, int] = field(default_factory=dict)
+    weight: float
+    extras: Mapping[str, float] = field(default_factory=dict)
 
 
 class Encoder(Protocol):
@@ -98,6 +104,14 @@ class Stage(Protocol):
 
     def decode(self, total: Array, totals: Totals, given: Bounds) -> Array:
         """Undo the stage on the sum. ``total`` is handed over: the answer may use its memory."""
+        ...
+
+
+class RoundStage(Protocol):
+    """A stage that the round decides about, by its context or its parameters."""
+
+    def at(self, context: bytes, parameters: bytes) -> Stage:
+        """The stage of one round: ``context`` is the round context, 32 bytes."""
         ...
 
 

@@ -28,7 +28,7 @@ def check_clip(clip: float) -> float:
     return value
 
 
-def _check_real(given: Bounds, stage: str) -> None:
+def check_real(given: Bounds, stage: str) -> None:
     if given.integer:
         raise PlanError(
             f"{stage} takes real numbers; it cannot follow an integer stage",
@@ -48,7 +48,7 @@ class ClipLinf:
 
     def bounds(self, given: Bounds) -> Bounds:
         """Range [-clip, clip]; norms follow from the length."""
-        _check_real(given, "ClipLinf")
+        check_real(given, "ClipLinf")
         clip, d = self.clip, given.length
         l1, l2 = clip * d, clip * math.sqrt(d)
         return Bounds(
@@ -96,7 +96,7 @@ class ClipL2:
 
     def bounds(self, given: Bounds) -> Bounds:
         """L2 norm at most clip, hence each coordinate too."""
-        _check_real(given, "ClipL2")
+        check_real(given, "ClipL2")
         clip = self.clip
         l1 = clip * math.sqrt(given.length)
         return Bounds(
@@ -117,7 +117,7 @@ class ClipL2:
             x.tile(part, start)
             largest = max(largest, float(part.max()), -float(part.min()))
         if largest == 0.0:
-            return _Scaled(x, 1.0, 1.0)
+            return Clipped(x, 1.0, 1.0)
         squares = 0.0
         for start, stop in tiles(x.length):
             part = buffer[: stop - start]
@@ -126,15 +126,15 @@ class ClipL2:
             squares += float(np.dot(part, part))
         root = math.sqrt(squares)
         if largest <= self.clip / root:
-            return _Scaled(x, 1.0, 1.0)
-        return _Scaled(x, largest, self.clip / root)
+            return Clipped(x, 1.0, 1.0)
+        return Clipped(x, largest, self.clip / root)
 
     def decode(self, total: Array, totals: Totals, given: Bounds) -> Array:
         """Clipping is not undone."""
         return total
 
 
-class _Scaled:
+class Clipped:
     """``x / divisor * factor``: two steps, because their quotient may underflow."""
 
     __slots__ = ("divisor", "dtype", "factor", "length", "source")
@@ -145,6 +145,11 @@ class _Scaled:
         self.factor = factor
         self.length = source.length
         self.dtype = np.dtype(np.float64)
+
+    @property
+    def within(self) -> bool:
+        """Whether the vector was within the clip as it came."""
+        return self.divisor == 1.0 and self.factor == 1.0
 
     def tile(self, out: Array, start: int) -> None:
         self.source.tile(out, start)
