@@ -1,0 +1,61 @@
+"""Who carries the noise: dropouts, colluders, and the bit of an adaptive clip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from secagg_protocols.errors import MisuseError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """Ways to have enough noise where sites may be missing or collude.
+
+    Factors are variances of the noise in a full sum over that of a sum whose every site is
+    honest and survives. over_provisioned: each site adds as much as the worst case needs; it is
+    what this package does. removed: seeds of excess noise are revealed after the fact (XNoise),
+    which leaves colluders alone to be paid for. left_if_split: where noise is split over all sites
+    instead, what is left of it in the worst case.
+    """
+
+    over_provisioned: float
+    removed: float
+    left_if_split: float
+
+
+def provision(clients: int, max_dropouts: int, colluding: int) -> Provision:
+    """The excess of over-provisioning, beside its alternatives (all factors of variance)."""
+    honest = clients - max_dropouts - colluding
+    if not 0 < honest <= clients:
+        raise MisuseError("no honest site is sure to be in the sum", rule="arguments")
+    return Provision(
+        over_provisioned=clients / honest,
+        removed=clients / (clients - colluding),
+        left_if_split=honest / clients,
+    )
+
+
+def noise_components(clients: int, max_dropouts: int) -> list[float]:
+    """Variances that each site would add to remove some of them again (XNoise, EuroSys 2024).
+
+    In units of the central variance: first the base ``1 / n``, then for j = 1, 2, ... the part
+    ``1 / ((n - j)(n - j + 1))`` that stays only where j sites are missing. They add up to
+    ``1 / (n - D)``, what over-provisioning adds at once. For comparison: no plan uses it.
+    """
+    return [1 / clients] + [
+        1 / ((clients - j) * (clients - j + 1)) for j in range(1, max_dropouts + 1)
+    ]
+
+
+def vector_multiplier(noise_multiplier: float, count_stddev: float) -> float:
+    """Noise multiplier that is left for the vector where a count travels beside it.
+
+    ``noise_multiplier``: of both together; ``count_stddev``: of the noise in the number of sites
+    within an adaptive clip, whose sensitivity is half a site. Source: Andrew, Thakkar, McMahan,
+    Ramaswamy (NeurIPS 2021), section 3.1, which takes a twentieth of the sites.
+    """
+    left = (1 / noise_multiplier) ** 2 - (0.5 / count_stddev) ** 2
+    if not left > 0:
+        raise MisuseError("the count alone takes more than all of the noise", rule="arguments")
+    return 1 / math.sqrt(left)
