@@ -10,7 +10,7 @@ import msgspec
 
 import secagg
 
-from . import child, cold, curves, kernels, machine, memory, peers, rounds
+from . import child, cold, curves, kernels, machine, memory, noise, peers, rounds
 from .results import FORMAT, Bar, CaseResult, Run
 from .sheet import Case, Given, NotHereError, Sheet, perform
 
@@ -18,6 +18,7 @@ CASES: Final[dict[str, Case]] = {
     case.id: case
     for case in (
         *kernels.CASES,
+        *noise.CASES,
         *rounds.CASES,
         *memory.CASES,
         *cold.CASES,

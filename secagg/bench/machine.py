@@ -17,7 +17,7 @@ _FEATURES: Final = (
 )  # fmt: skip
 _PACKAGES: Final = (
     "numpy", "numba", "llvmlite", "cryptography", "pynacl", "msgspec", "phe", "matplotlib",
-    "flwr", "pycryptodome", "declearn",
+    "flwr", "pycryptodome", "declearn", "opendp",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from .measure import Work
 from .sheet import Given, NotHereError
 
 #: The versions that figures compare with; the extra ``bench`` pins the same.
-PINNED: Final = {"flwr": "1.41.0", "declearn": "2.9.1"}
+PINNED: Final = {"flwr": "1.41.0", "declearn": "2.9.1", "opendp": "0.16.0"}
 INSTALL: Final = "pip install 'secagg[bench]'"
 
 #: Flower's defaults (SecAggPlusWorkflow), which our side of each comparison takes too.
@@ -163,6 +163,28 @@ def declearn_mask(length: int, keys: int) -> Work:
     return lambda: encrypter.encrypt_uint_list(values)
 
 
+def opendp_gaussian(count: int, sigma: int) -> Work:
+    """OpenDP's discrete Gaussian mechanism over ``count`` integers that are 0.
+
+    Raises ValueError where what it adds has another variance.
+    """
+    with _quietly():
+        import opendp.prelude as dp
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T=int)), dp.l2_distance(T=float)
+    draw = dp.m.make_gaussian(*space, scale=float(sigma))
+    zeros = [0] * count
+    if not 0.5 < float(np.var(draw(zeros[:1000]))) / sigma**2 < 2:
+        raise ValueError("the peer's noise has another variance than it was asked for")
+    return lambda: draw(zeros)
+
+
+def numpy_skellam(count: int, sigma: int) -> Work:
+    """The difference of two vectors of NumPy's Poisson variables, of variance sigma^2 together."""
+    draw, mean = np.random.default_rng(0), sigma**2 / 2
+    return lambda: draw.poisson(mean, count) - draw.poisson(mean, count)
+
+
 __all__ = [
     "CLIP",
     "INSTALL",
@@ -178,6 +200,8 @@ __all__ = [
     "left_out",
     "missing",
     "need",
+    "numpy_skellam",
+    "opendp_gaussian",
     "quiet_flower",
     "replacing",
 ]

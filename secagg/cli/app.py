@@ -8,7 +8,7 @@ import typer
 
 from secagg import __version__
 
-from . import bench, demo, enrol, graph, info, keys, party, plan, simulate, verify
+from . import bench, demo, dp, enrol, graph, info, keys, party, plan, simulate, verify
 from .common import EPILOG, Guarded
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.command("keygen", epilog=EPILOG)(keys.keygen)
 # Importing enrol adds its commands to the group.
 app.add_typer(enrol.roster_app, name="roster")
 app.add_typer(party.app, name="party")
+app.add_typer(dp.app, name="dp")
 app.command("verify", epilog=EPILOG)(verify.verify)
 app.command("info", epilog=EPILOG)(info.info)
 app.command("bench", epilog=EPILOG)(bench.bench)

@@ -16,6 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from secagg_protocols.errors import (
+    BudgetError,
     MisuseError,
     PeerError,
     PlanError,
@@ -36,13 +37,15 @@ class ExitCode(IntEnum):
     ABORTED = 5
     CONVICTED = 6
     UNPROVEN = 7
+    OVERSPENT = 8
 
 
 EPILOG: Final = (
     "Exit codes: 0 all good and every comparison holds; 1 a bug of secagg; 2 bad usage or a bad "
-    "file; 3 no plan keeps what is asked for; 4 a comparison with the reference failed; 5 the "
-    "round was aborted (too few sites left, a peer at fault, or a site's release policy); "
-    "verify: 6 somebody is convicted by signatures, 7 nobody is, but not everything holds. "
+    "file; 3 no plan keeps what is asked for; 4 a comparison with the reference failed, or a "
+    "privacy claim does not hold; 5 the round was aborted (too few sites left, a peer at fault, "
+    "or a site's release policy); verify: 6 somebody is convicted by signatures, 7 nobody is, but "
+    "not everything holds; 8 a site's privacy budget does not bear the input. "
     "What is and is not protected: docs/security-model.md and docs/limitations.md."
 )
 
@@ -50,6 +53,7 @@ EPILOG: Final = (
 _MALFORMED: Final = frozenset(
     {
         "plan-file",
+        "dp-claims",
         "roster",
         "field-types",
         "clip-range",
@@ -71,6 +75,7 @@ _HINTS: Final = {
     "graph-shape": "use an even number of neighbours, or leave --neighbours out",
     "graph-parameters": "use the complete graph, or more sites, fewer dropouts, fewer colluders",
     "fixed-data-graph": "leave --neighbours out: fixed data take the complete graph",
+    "noise-central": "use --threat semi-honest, or noise that the sites add",
     "modulus": "lower the bits, the levels or the largest weight",
 }
 
@@ -80,9 +85,13 @@ _EXTRAS: Final = frozenset({"lifelines", "sklearn", "matplotlib", "pandas", "sci
 def exit_code(error: SecAggError) -> ExitCode:
     """The exit code of an error: whose fault it is decides."""
     if isinstance(error, PlanError):
+        if error.rule == "dp-promise":
+            return ExitCode.MISMATCH
         return ExitCode.USAGE if error.rule in _MALFORMED else ExitCode.INFEASIBLE
     if isinstance(error, (ThresholdError, PeerError, ReleaseError)):
         return ExitCode.ABORTED
+    if isinstance(error, BudgetError):
+        return ExitCode.OVERSPENT
     return ExitCode.USAGE if isinstance(error, MisuseError) else ExitCode.BUG
 
 
@@ -91,6 +100,7 @@ def describe(error: SecAggError) -> str:
     kind = {
         ExitCode.USAGE: "error",
         ExitCode.INFEASIBLE: "no such plan",
+        ExitCode.MISMATCH: "violated",
         ExitCode.ABORTED: "round aborted",
     }.get(exit_code(error), "error")
     text = f"{kind}: {error}"
@@ -100,6 +110,8 @@ def describe(error: SecAggError) -> str:
         return f"{text}; hint: allow more dropouts (--max-dropouts), or lose fewer sites"
     if isinstance(error, ReleaseError):
         return f"{text}; hint: sites may leave fixed data only min_honest + colluding at a time"
+    if isinstance(error, BudgetError):
+        return f"{text}; hint: nothing was sent, and the round goes on without this site"
     hint = _HINTS.get(error.rule) if isinstance(error, PlanError) else None
     return f"{text}; hint: {hint}" if hint else text
 

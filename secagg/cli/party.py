@@ -35,6 +35,7 @@ from secagg_protocols.events import Aggregate, Done, Dropped, Event, Ignored, Pr
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import KEY_SIZE, FileJournal
 from secagg_protocols.keys import SEED_SIZE, Identity, seal, unseal
+from secagg_protocols.ledger import LEDGER_RULE
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum import client_checks as at
 from secagg_protocols.masked_sum.messages import KINDS, largest_frame, trailer_size
@@ -42,6 +43,7 @@ from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import SERVER, split_frame
 
 from .common import EPILOG
+from .party_budget import Budget, hint
 from .party_view import fault, progress, show, waits, who
 from .plan import read_plan
 
@@ -71,6 +73,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True):
     counter: int = 0
     pending: list[tuple[str, str, bytes]] = []  # file name, recipient, message
     command: str = ""  # the command that left them
+    data: str = ""  # what the site calls its data, as its ledger does
 
     def __repr__(self) -> str:
         return "Record(<sealed state>)"
@@ -159,6 +162,13 @@ def start(
     floors: Annotated[
         Path | None, typer.Option(help="TOML: what this site insists on, whatever a plan says.")
     ] = None,
+    budget: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML: epsilon and delta that this site may spend over these data, whatever a "
+            "plan says; optional adjacency, adversary."
+        ),
+    ] = None,
     journal: Annotated[
         Path | None, typer.Option(help="One for all rounds (default: NAME.journal beside DIR).")
     ] = None,
@@ -180,6 +190,7 @@ def start(
     DIR (mode 0700) gets plan.toml, the sealed state and outbox/. It is made whole or not at all.
     What keeps a party from answering twice, and a site from summing one model too often, is its
     journal: use one for all rounds and never delete it. It refuses a round that was started before.
+    What was spent of a budget is in it, too: give --budget and --data at every round.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -189,8 +200,9 @@ def start(
         raise _misuse("name a folder other than the current one")
     me, agreed = Identity.load(identity), read_plan(plan)
     kept = None if floors is None else Floors.load(floors)
-    if me.name == SERVER_NAME and (kept is not None or data):
-        raise _misuse("floors and data are a site's; the server has none")
+    spends = None if budget is None else Budget.load(budget)
+    if me.name == SERVER_NAME and (kept is not None or spends is not None or data):
+        raise _misuse("floors, budget and data are a site's; the server has none")
     if journal is None:
         # Beside the folder, so that it outlives the round: what a site sends for one model, or
         # over fixed data, is counted over all of them.
@@ -201,7 +213,7 @@ def start(
     try:
         (draft / "outbox").mkdir(mode=0o700)
         write_durably(draft / "lock", b"")
-        for name, copied in (("plan", plan), ("floors", floors)):
+        for name, copied in (("plan", plan), ("floors", floors), ("budget", budget)):
             if copied is not None:
                 write_durably(draft / f"{name}.toml", copied.read_bytes())
         book = FileJournal(journal.resolve())
@@ -219,9 +231,13 @@ def start(
         if me.name == SERVER_NAME:
             party = api.server(agreed, round=round, **common)
         else:
-            party = api.client(agreed, me.name, round=round, floors=kept, data=data, **common)
+            ledger = None if spends is None else spends.ledger(book, me.name, data)
+            hint(agreed, ledger, book, me.name, data)
+            party = api.client(
+                agreed, me.name, round=round, floors=kept, data=data, ledger=ledger, **common
+            )
         kept_in = "" if transcript is None else str(transcript.resolve())
-        desk = Desk(draft, me, party, Record(b"", str(book.path), kept_in))
+        desk = Desk(draft, me, party, Record(b"", str(book.path), kept_in, data=data))
         with recording(desk):
             if desk.recorder is not None:
                 desk.recorder.model(round, bound)
@@ -288,7 +304,8 @@ def submit(
 ) -> None:
     """Mask this site's vector and write the message that carries it.
 
-    Once per round, after the server's second message: the vector itself is never stored.
+    Once per round, after the server's second message: the vector itself is never stored. Where
+    the site's --budget does not bear the input, nothing is charged or written: exit code 8.
     """
     with opened(folder, identity) as desk:
         party = desk.party
@@ -397,7 +414,18 @@ def _load(folder: Path, me: Identity) -> Desk:
     copy = folder / "floors.toml"
     kept = Floors.load(copy) if copy.is_file() else None
     agreed = read_plan(folder / "plan.toml")
-    party = api.load(record.dump, agreed, me, FileJournal(book), floors=kept)
+    held, spends = FileJournal(book), folder / "budget.toml"
+    ledger = Budget.load(spends).ledger(held, me.name, record.data) if spends.is_file() else None
+    try:
+        party = api.load(record.dump, agreed, me, held, floors=kept, ledger=ledger)
+    except MisuseError as error:
+        if error.rule != LEDGER_RULE:
+            raise
+        # Unlike floors a budget is not in the dump, which says no more than that there was one.
+        raise _misuse(
+            f"{spends} is missing; this party was started with a budget and does not go on "
+            "without, so bring it back"
+        ) from error
     return Desk(folder, me, party, record)
 
 

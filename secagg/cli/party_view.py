@@ -14,6 +14,7 @@ from secagg_protocols.masked_sum import client_checks as at
 from secagg_protocols.roster import SERVER_NAME
 
 from .common import describe, exit_code, fail, write_json
+from .party_budget import spending, spending_line
 
 #: Where a site stands while it waits for the server's answer to step 1, 2, ...
 _STANDS: Final = (at.ADVERTISED, at.SHARED, at.MASKED, at.CONSENTED, at.REVEALED)
@@ -79,6 +80,8 @@ def show(
         "ended": None if ended is None else fault(ended),
         "result": str(result) if is_done(party) and result.is_file() else None,
     }
+    if asked and isinstance(party, Client) and party.ledger is not None:
+        view["ledger"] = spending(party.ledger)
     if as_json:
         write_json(view if rows is None else view | {"files": rows})
     else:
@@ -91,6 +94,7 @@ def show(
         if asked:
             lines += [] if ended is None else [f"ended for good: {describe(ended)}"]
             lines += [f"session {view['session']!r}", f"plan {view['plan']}"]
+            lines += [spending_line(view["ledger"])] if "ledger" in view else []
         typer.echo("\n".join(lines))
     if ended is not None and not asked:
         fail(describe(ended), exit_code(ended))

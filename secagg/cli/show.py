@@ -93,7 +93,8 @@ def outcome(record: RoundRecord) -> str:
     check = (
         "equals the plain sum exactly"
         if record.error == 0
-        else f"is within {record.error:.1g} of the plain sum (rounding allows {record.bound:.1g})"
+        else f"is within {record.error:.1g} of the plain sum (rounding, and noise where there is "
+        f"any, allow {record.bound:.1g})"
     )
     text += f". The sum {check if record.holds else 'DIFFERS from the plain sum'}."
     if record.sat_out:

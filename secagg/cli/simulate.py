@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from secagg.sim.settings import Settings
-from secagg_protocols.errors import ReleaseError, SecAggError
+from secagg.sim.settings import Privacy, Settings
+from secagg_protocols.errors import MisuseError, ReleaseError, SecAggError
 
 from .common import EPILOG, ExitCode, describe, exit_code, fail, stdout, write_json
 
@@ -143,8 +143,43 @@ def survival(
 
 @app.command("training", epilog=EPILOG)
 def training(
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds of training.")] = 10,
-    sites: Annotated[int, typer.Option(min=3, max=50, help="Sites that share the data.")] = 10,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Rounds of training (default: 10, with noise 5)."),
+    ] = None,
+    sites: Annotated[
+        int | None,
+        typer.Option(min=3, max=50, help="Sites that share the data (default: 10, with noise 20)."),
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Train with noise: epsilon of each site over all rounds; repeatable, for a "
+            "training each, beside the same without noise."
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Delta that goes with --epsilon (default: 1e-5).")
+    ] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(help="With --epsilon: L2 bound of a site's update (default: 1)."),
+    ] = None,
+    adjacency: Annotated[
+        Literal["zero-out", "replace-one"] | None,
+        typer.Option(
+            help="With --epsilon: what a site's update is hidden among: zeros, or any other "
+            "update (twice the noise) (default: zero-out)."
+        ),
+    ] = None,
+    mechanism: Annotated[
+        Literal["discrete-gaussian", "skellam", "discrete-laplace", "central-discrete-gaussian"]
+        | None,
+        typer.Option(
+            help="With --epsilon: the noise. The server adds the central one, which hides nothing "
+            "from it, and takes --threat semi-honest (default: discrete-gaussian)."
+        ),
+    ] = None,
     threat: Threat = "malicious-server",
     neighbours: Neighbours = None,
     colluding: Colluding = None,
@@ -166,16 +201,32 @@ def training(
 
     A site that drops out returns: it hears the server in the next round,
     prepares the one after, and is in that sum again.
-    """
-    from secagg.sim.scenarios import run_training
 
+    With --epsilon every site adds noise and keeps a ledger, and the model is
+    shown beside the same training without noise. There is no round moments.
+    """
     settings = _settings(
         threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
     )
-    extra = {"sites": sites, "rounds": rounds}
-    _run(
-        "training", settings, run_training, extra, transcripts, out, as_json, no_figures, all_rounds
-    )
+    asked: dict[str, Any] = {
+        "delta": delta,
+        "clip": clip,
+        "adjacency": adjacency,
+        "mechanism": mechanism,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    extra: dict[str, Any] = {"sites": sites, "rounds": rounds}
+    extra = {name: value for name, value in extra.items() if value is not None}
+    runner: Callable[..., Any]
+    if epsilon:
+        from secagg.sim.private_run import run_private_training as runner
+
+        extra["privacy"] = Privacy(epsilons=tuple(epsilon), **given)
+    elif given:
+        raise MisuseError(f"--{next(iter(given))} goes with --epsilon", rule="arguments")
+    else:
+        from secagg.sim.scenarios import run_training as runner
+    _run("training", settings, runner, extra, transcripts, out, as_json, no_figures, all_rounds)
 
 
 @app.command("random", epilog=EPILOG)

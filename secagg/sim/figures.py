@@ -6,14 +6,18 @@ on the first figure. Colours are Okabe and Ito's, which colour-blind readers can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from secagg.sim.summing import Array
 from secagg.sim.survival import Survival
 from secagg.sim.training import Training, TrainingReference
+
+if TYPE_CHECKING:
+    from secagg.sim.private import PrivateTraining
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
@@ -148,6 +152,54 @@ def training_figure(result: Training, reference: TrainingReference, path: Path) 
 
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (upper, lower):
+        _plain(axes)
+    _save(figure, path)
+
+
+def private_figure(results: Sequence[PrivateTraining], path: Path) -> None:
+    """AUC and log loss per round at each epsilon against no noise; below, epsilon spent.
+
+    Without noise is a curve for each set of survivors that there was, dashed.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(8.0, 8.0)
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 2])
+    upper, middle, lower = panels
+    plain = {tuple(entry.survivors for entry in r.rounds): r for r in results}
+    for place, result in enumerate(plain.values()):
+        numbers = [entry.number for entry in result.rounds]
+        dashed = {"color": "black", "lw": 1.2, "ls": (0, (4, 3)), "marker": ".", "zorder": 3}
+        name = None if place else "no noise"
+        upper.plot(numbers, [e.auc_without for e in result.rounds], label=name, **dashed)
+        middle.plot(numbers, [e.loss_without for e in result.rounds], **dashed)
+    colours = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+    for place, result in enumerate(results):
+        numbers = [entry.number for entry in result.rounds]
+        look = {"color": colours[place % len(colours)], "marker": "o", "lw": 1.6, "ms": 5}
+        name = rf"$\varepsilon$ = {result.epsilon:g} (last AUC {result.auc:.3f})"
+        upper.plot(numbers, [entry.auc for entry in result.rounds], label=name, **look)
+        middle.plot(numbers, [entry.loss for entry in result.rounds], **look)
+        lower.plot(numbers, [entry.epsilon_spent for entry in result.rounds], **look)
+        lower.axhline(result.epsilon, color=look["color"], ls=":", lw=1.2)
+    first = results[0]
+    sites = sorted({len(entry.survivors) for r in results for entry in r.rounds})
+    among = f"{sites[0]}" if len(sites) == 1 else f"{sites[0]} to {sites[-1]}"
+    upper.set_title(
+        f"Wisconsin breast cancer with noise: {among} sites in a sum, clip {first.clip:g}, "
+        rf"$\delta$ = {first.delta:g}" + f"\n{first.mechanism}, {first.adjacency}, "
+        f"against the {first.adversary}",
+        fontsize=11,
+    )
+    upper.set_ylabel("AUC on held-out tumours")
+    upper.legend(frameon=False, loc="lower right")
+    middle.set_ylabel("log loss")
+    middle.set_ylim(bottom=0)
+    lower.set_ylabel(r"$\varepsilon$ spent (dotted: budget)")
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("round")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels:
         _plain(axes)
     _save(figure, path)
 

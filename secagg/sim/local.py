@@ -21,7 +21,7 @@ from secagg.session import (
 from secagg.sim.recording import SessionLog, Transcripts
 from secagg.sim.records import COLD, WARM, ExchangeRecord
 from secagg.sim.summing import Array
-from secagg_protocols.errors import MisuseError, PeerError, ReleaseError, SecAggError
+from secagg_protocols.errors import BudgetError, MisuseError, PeerError, ReleaseError, SecAggError
 from secagg_protocols.events import Aggregate, Send
 from secagg_protocols.journal import MemoryJournal
 from secagg_protocols.keys import Identity
@@ -189,14 +189,7 @@ class LocalSessions:
             journal=journal(SERVER_NAME),
         )
         sites = {
-            name: SiteSession(
-                plan,
-                name,
-                identity=identities.get(name),
-                session=self._session,
-                floors=None,
-                journal=journal(name),
-            )
+            name: self._site(plan, name, identities.get(name), journal(name))
             for name in plan.roster.names
         }
         log = SessionLog({})
@@ -246,6 +239,13 @@ class LocalSessions:
         record = ExchangeRecord(hub.exchange, slot.label, senders, gone, up, down, 0.0)
         return record, tuple(unasked)
 
+    def _site(
+        self, plan: Plan, name: str, identity: Identity | None, journal: MemoryJournal
+    ) -> SiteSession:
+        return SiteSession(
+            plan, name, identity=identity, session=self._session, floors=None, journal=journal
+        )
+
     def _answer(
         self, session: _Session, site: str, data: bytes, inputs: Inputs, model: bytes
     ) -> tuple[bool, list[bytes]]:
@@ -260,8 +260,9 @@ class LocalSessions:
         if wanted and site in inputs:
             try:
                 events += party.submit(*inputs[site], model=model)
-            except MisuseError as error:
-                # Vectors were checked before, so this is the site's policy: inputs per model.
+            except (MisuseError, BudgetError) as error:
+                # Vectors were checked before, so this is the site's policy: inputs per model,
+                # or its budget.
                 session.refused[site] = error
         if party.waits:
             events += party.skip()

@@ -139,6 +139,17 @@ def make_schedule(
     )
 
 
+def limits(
+    sites: int, settings: Settings, *, dropouts: int | None = None, share: int = 5
+) -> tuple[int, int]:
+    """(colluding sites, dropouts) of the settings, or defaults that a plan can keep."""
+    most = settings.max_dropouts if settings.max_dropouts is not None else dropouts
+    colluding = settings.colluding
+    if colluding is None:
+        colluding = default_colluding(sites, most, share=share)
+    return colluding, default_dropouts(sites, colluding) if most is None else most
+
+
 def _prepare(
     names: Sequence[str],
     labels: Sequence[str],
@@ -152,12 +163,7 @@ def _prepare(
     transcripts: Transcripts | None,
 ) -> tuple[SecureSummation, Schedule]:
     """The secure sum of a scenario, with fresh identities, and the schedule of its drops."""
-    most = settings.max_dropouts if settings.max_dropouts is not None else dropouts
-    colluding = settings.colluding
-    if colluding is None:
-        colluding = default_colluding(len(names), most, share=share)
-    if most is None:
-        most = default_dropouts(len(names), colluding)
+    colluding, most = limits(len(names), settings, dropouts=dropouts, share=share)
     signed = settings.threat == "malicious-server"
     schedule = make_schedule(names, labels, settings, signed=signed, once=fixed_data)
     roster, identities = Roster.generate(names)
@@ -178,8 +184,11 @@ def _prepare(
     return secure, schedule
 
 
-def common_claims(secure: SecureSummation) -> tuple[Claim, ...]:
-    """What every run shows: the sums are right, the bytes are planned, the server saw noise."""
+def common_claims(secure: SecureSummation, *, allowed: str = "quantisation") -> tuple[Claim, ...]:
+    """What every run shows: the sums are right, the bytes are planned, the server saw noise.
+
+    allowed: what keeps a sum of reals from being exact.
+    """
     records = secure.records
     whole = [record for record in records if record.bound == 0]
     real = [record for record in records if record.bound > 0]
@@ -191,7 +200,7 @@ def common_claims(secure: SecureSummation) -> tuple[Claim, ...]:
         worst = max(real, key=lambda record: record.error / record.bound)
         inside = sum(record.holds for record in real)
         parts.append(
-            f"reals: {inside} of {len(real)} within quantisation (error up to "
+            f"reals: {inside} of {len(real)} within {allowed} (error up to "
             f"{worst.error:.1g} of {worst.bound:.1g})"
         )
     detail = "; ".join(parts)
@@ -493,6 +502,7 @@ __all__ = [
     "Run",
     "Settings",
     "common_claims",
+    "limits",
     "make_schedule",
     "run_random",
     "run_survival",

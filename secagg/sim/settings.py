@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from secagg.sim.summing import AsDict
 from secagg_protocols.plan import Threat
+
+if TYPE_CHECKING:
+    from secagg.dp.claims import Adjacency, Adversary
+    from secagg_protocols.stages.noise import Law
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,27 @@ class Settings(AsDict):
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy(AsDict):
+    """Noise that a training is asked for; ``secagg.dp.calibrate`` checks and reaches it.
+
+    epsilons: a training for each, with a budget of its own. delta: of each of them. clip: L2 bound
+    of one site's update. adjacency, mechanism: see ``secagg.dp.calibrate``.
+    """
+
+    epsilons: tuple[float, ...]
+    delta: float = 1e-5
+    clip: float = 1.0
+    adjacency: Adjacency = "zero-out"
+    mechanism: Law = "discrete-gaussian"
+
+    @property
+    def adversary(self) -> Adversary:
+        """Whom the budget is held against: noise of the server's own hides nothing from it."""
+        central = self.mechanism == "central-discrete-gaussian"
+        return "model-consumer" if central else "server"
+
+
 def default_colluding(clients: int, most: int | None = None, *, share: int = 5) -> int:
     """Colluders that a plan counts with: one site in ``share``, fewer where it cannot bear them.
 
@@ -46,4 +72,4 @@ def default_dropouts(clients: int, colluding: int) -> int:
     return max(0, min(3 * clients // 10, clients - threshold, clients - colluding - 3))
 
 
-__all__ = ["Settings", "default_colluding", "default_dropouts"]
+__all__ = ["Privacy", "Settings", "default_colluding", "default_dropouts"]

@@ -88,12 +88,14 @@ class TrainingSite:
         """float64[60]: means of the features and of their squares, each within 0..1."""
         return np.concatenate([self.x.mean(axis=0), (self.x**2).mean(axis=0)])
 
-    def update(self, weights: Array, scaler: Array, steps: Steps) -> Array:
+    def update(
+        self, weights: Array, scaler: Array, steps: Steps, clip: float = UPDATE_CLIP
+    ) -> Array:
         """float64[31]: change of the broadcast weights[31] (bias last) by this site's steps.
 
         ClientUpdate of McMahan et al., "Communication-Efficient Learning of Deep Networks from
         Decentralized Data" (AISTATS 2017), Algorithm 1, with full batches; scaler[2, 30] is the
-        broadcast mean and standard deviation. Clipped to `UPDATE_CLIP` in L2 norm.
+        broadcast mean and standard deviation. Clipped to ``clip`` in L2 norm.
         """
         x = _design(self.x, scaler)
         ridge = np.append(np.full(x.shape[1] - 1, steps.l2), 0.0)
@@ -103,7 +105,7 @@ class TrainingSite:
             local = local - steps.rate * gradient
         change = local - weights
         norm = float(np.linalg.norm(change))
-        clipped: Array = change * (UPDATE_CLIP / norm) if norm > UPDATE_CLIP else change
+        clipped: Array = change * (clip / norm) if norm > clip else change
         return clipped
 
 
@@ -211,9 +213,20 @@ def train(
             model=weights.tobytes(),
         )
         weights = weights + mean
-        score = auc(_design(held_out.x, scaler) @ weights, held_out.y)
-        history.append(TrainingRound(number, summed.survivors, summed.weight, score))
+        found = auc(scores(held_out, scaler, weights), held_out.y)
+        history.append(TrainingRound(number, summed.survivors, summed.weight, found))
     return Training(tuple(history), weights, scaler, first.survivors, steps)
+
+
+def scores(held_out: HeldOut, scaler: Array, weights: Array) -> Array:
+    """float64[n]: log odds of "benign" that the model gives each held-out tumour."""
+    score: Array = _design(held_out.x, scaler) @ weights
+    return score
+
+
+def log_loss(score: Array, y: Array) -> float:
+    """Mean of -log p(y) over log odds score[n] and y[n] in {0, 1}; guessing gives log 2."""
+    return float(np.logaddexp(0.0, np.where(y > 0.5, -score, score)).mean())
 
 
 def auc(score: Array, y: Array) -> float:
@@ -306,7 +319,7 @@ def reference(
         taking = [sites[name] for name in entry.survivors]
         changes = [site.update(weights, scaler, result.steps) for site in taking]
         weights = weights + np.average(changes, axis=0, weights=[site.weight for site in taking])
-        plain.append(auc(_design(held_out.x, scaler) @ weights, held_out.y))
+        plain.append(auc(scores(held_out, scaler, weights), held_out.y))
     x, y = (np.concatenate([getattr(s, part) for s in sites.values()]) for part in ("x", "y"))
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     model = LogisticRegression(max_iter=1000).fit((x - mean) / deviation, y)
