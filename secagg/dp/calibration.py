@@ -232,13 +232,22 @@ class _Draft:
         self.real = not isinstance(kept, Integers)
         self.shares = plan.min_survivors - plan.colluding
         self._part = _EXTRA_PART
-        if self.law != "discrete-laplace":
-            z = self._multiplier()
+        twice = 2.0 if target.adjacency == "replace-one" else 1.0
+        if law == "discrete-laplace":
+            guess = twice * target.rounds / target.epsilon
+        else:
+            # Standard deviation over sensitivity that Gaussian noise would need in one round.
+            z = gaussian_multiplier(
+                target.epsilon, target.delta, target.rounds, target.sampling_rate
+            )
             if plan.max_weight == 1:
                 # Noise of z sensitivities is this part of the count's 2 extra levels a site.
                 self._part = min(self._part, z / (2 * _COUNT_NOISE * plan.clients))
-        # Noise grows with the sensitivity, so one search tells what others will find.
-        self._per_norm = self._first_guess()
+            shares = 1 if law == "central-discrete-gaussian" else self.shares
+            guess = (twice * z) ** 2 / shares
+        # Variance over squared sensitivity, or scale over sensitivity. Noise grows with the
+        # sensitivity, so one search tells what others will find.
+        self._per_norm = guess
         first = self._start()
         self._per_norm *= self._parameter(first) / self._guess(first)
 
@@ -364,23 +373,6 @@ class _Draft:
             rule="dp-bits",
             field="bits",
         )
-
-    def _multiplier(self) -> float:
-        """Standard deviation over sensitivity that Gaussian noise would need in one round."""
-        target = self.target
-        return gaussian_multiplier(
-            target.epsilon, target.delta, target.rounds, target.sampling_rate
-        )
-
-    def _first_guess(self) -> float:
-        """Variance over squared sensitivity, or scale over sensitivity, that may be about right."""
-        target = self.target
-        twice = 2.0 if target.adjacency == "replace-one" else 1.0
-        if self.law == "discrete-laplace":
-            return twice * target.rounds / target.epsilon
-        z = self._multiplier()
-        central = self.law == "central-discrete-gaussian"
-        return (twice * z) ** 2 / (1 if central else self.shares)
 
     def _guess(self, levels: int) -> int:
         power = 1 if self.law == "discrete-laplace" else 2
