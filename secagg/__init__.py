@@ -117,6 +117,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "dp":
+        return importlib.import_module("secagg.dp")
     if name not in _HOMES:
         raise AttributeError(f"module 'secagg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

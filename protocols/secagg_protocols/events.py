@@ -100,10 +100,12 @@ def next_parameters(plan: Plan, aggregate: Aggregate, parameters: bytes = b"") -
 
     Empty where no clip adapts. :class:`MisuseError` (``arguments``) for a sum of another plan.
     """
+    if not isinstance(plan, Plan) or not isinstance(aggregate, Aggregate):
+        raise MisuseError("a Plan and an Aggregate are needed", rule="arguments")
     adaptive = plan.pipeline.adaptive
     if adaptive is None:
         return b""
-    if WITHIN not in aggregate.extras:
+    if WITHIN not in aggregate.extras or not aggregate.survivors:
         raise MisuseError("this sum is not one of the plan's", rule="arguments")
     return adaptive.next(parameters, aggregate.extras[WITHIN] / len(aggregate.survivors))
 

@@ -19,6 +19,7 @@ class Floors:
     share_threshold: fewest shares that rebuild a secret.
     noise_variance: least noise in each coordinate of a sum that the plan's stages must promise,
         in the vector's units squared (``plan.noise_variance``).
+    colluding: fewest sites that the plan must count as colluding.
     most_rounds: rounds are numbered from 0, and this many are allowed.
     most_inputs_per_model: masked inputs that may be sent for one broadcast model; the smaller
         of this and ``plan.max_inputs_per_model`` counts, in the site's journal.
@@ -29,6 +30,7 @@ class Floors:
     min_honest: int | None = None
     share_threshold: int | None = None
     noise_variance: float | None = None
+    colluding: int | None = None
     most_rounds: int | None = None
     most_inputs_per_model: int | None = None
     malicious_server: bool = False
@@ -67,6 +69,7 @@ class Floors:
             ("min_honest", min(plan.min_honest, survivors - plan.colluding), self.min_honest),
             ("share_threshold", threshold, self.share_threshold),
             ("noise_variance", plan.noise_variance, self.noise_variance),
+            ("colluding", plan.colluding, self.colluding),
         )
         for name, have, floor in pairs:
             if floor is not None and have < floor:

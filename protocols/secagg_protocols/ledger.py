@@ -71,6 +71,10 @@ class InputLedger(Protocol):
         """Refuse to serve another site, other data, or a party of another journal."""
         ...
 
+    def check(self, plan: Plan, tag: bytes) -> None:
+        """Raise what ``charge`` would, and change nothing."""
+        ...
+
     def charge(self, plan: Plan, tag: bytes) -> None:
         """Charge an input under ``plan``, durably; the same ``tag`` again is charged once.
 

@@ -304,7 +304,8 @@ class Party:
         """Add the noise that a plan lets the server add, to the sum in the ring."""
         noise = self.plan.pipeline.noise
         if noise is not None and noise.central:
-            noise.draws(seed).add(ring, 0, threads=self.threads)
+            bound = digest_of(b"secagg central noise v1", seed, self.contexts.round)
+            noise.draws(bound).add(ring, 0, threads=self.threads)
 
     def _opened_sum(self, total: Any, count: int) -> dict[str, Any]:
         """What an Aggregate says of the lifted sum over ``count`` sites, whose memory it takes."""

@@ -96,6 +96,7 @@ class Plan:
         self._check_one_survivor_set()
         self._check_sparse_threat()
         self._check_sparse_security()
+        self._check_privacy_noise()
         self._check_noise_shares()
         self._check_noise_central()
         self._check_modulus()
@@ -274,6 +275,15 @@ class Plan:
                 field="neighbours",
             )
 
+    def _check_privacy_noise(self) -> None:
+        claims = {name for name, _ in self.privacy or ()}
+        if claims & {"epsilon", "delta"} and self.pipeline.noise is None:
+            raise PlanError(
+                "the plan claims epsilon or delta and has no noise",
+                rule="privacy-noise",
+                field="privacy",
+            )
+
     def _check_noise_shares(self) -> None:
         noise, honest = self.pipeline.noise, self.min_survivors - self.colluding
         if noise is not None and noise.shares > honest:
@@ -344,13 +354,15 @@ class Plan:
     def noise_variance(self) -> float:
         """Least variance of the noise that a site may count on in each coordinate of a sum.
 
-        In the vector's units squared (an adaptive clip's at its first value), from the honest
-        sites that are sure to be in the sum; 0 where only the server adds noise.
+        In the vector's units squared, from the honest sites that are sure to be in the sum, at
+        the lowest clip where one adapts; 0 where only the server adds noise.
         """
         pipeline = self.pipeline
         if pipeline.noise is None or pipeline.noise.central:
             return 0.0
-        return pipeline.noise_variance(self.min_survivors - self.colluding)
+        clip = pipeline.adaptive
+        part = 1.0 if clip is None else clip.lowest / clip.clip
+        return pipeline.noise_variance(self.min_survivors - self.colluding) * part**2
 
     def graph_security(self) -> GraphSecurity:
         """Statistical security per round of this plan's graph, in bits."""

@@ -155,7 +155,7 @@ def calibrate(
       --delta 1e-5 --rounds 1 --clip 1 --adjacency replace-one --plot noise.svg
     """
     asked = _Asked(
-        epsilon=number("--epsilon", epsilon, above=0, below=1e3),
+        epsilon=number("--epsilon", epsilon, above=0, below=48),
         delta=number("--delta", delta, above=0, below=1),
         rounds=rounds,
         clip=None if clip is None else number("--clip", clip, above=0),
@@ -191,6 +191,8 @@ def calibrate(
             max_dropouts=max_dropouts or 0,
             max_weight=max_weight or 1,
             min_honest=2,
+            # Sites are told who takes part, so with sampling the sum stays with the server.
+            sites_receive=sampling_rate == 1,
         )
     if out is not None and out.exists():
         raise MisuseError(f"{out} exists; it is not overwritten", rule="output-file")

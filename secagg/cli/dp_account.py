@@ -237,11 +237,14 @@ def _account(
 
 def _of_plan(name: str, plan: Plan, adjacency: Adjacency | None) -> Charged:
     """What one masked input under a plan gives away at worst, with what the plan claims."""
-    from secagg.dp.calibration import mechanism_of
+    from secagg.dp.claims import Claims
+    from secagg.dp.plan_noise import mechanism_of
 
     if plan.pipeline.noise is None:
         raise usage(f"{name}: the plan has no noise; secagg dp calibrate puts some in")
-    claims = dict(plan.privacy or ())
+    claims: dict[str, object] = dict(plan.privacy or ())
+    if "epsilon" in claims:
+        Claims.of(plan)  # refuses claims that no noise can keep
     mechanism = mechanism_of(plan, adjacency=adjacency)
     told = adjacency or claims["adjacency"]
 

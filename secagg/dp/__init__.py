@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accounting import compose, delta, epsilon
-    from .calibration import calibrate, mechanism_of
+    from .calibration import calibrate
     from .gaussian import gaussian_multiplier
     from .ledger import Ledger
     from .mechanisms import (
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Mechanism,
         SkellamSum,
     )
+    from .plan_noise import mechanism_of
     from .planning import Parameters, parameters
     from .report import Promise, Realised, noise_reasons, promise, realised
     from .shares import Provision, noise_components, provision, vector_multiplier
@@ -40,7 +41,7 @@ _HOMES = {
     "delta": "accounting",
     "epsilon": "accounting",
     "gaussian_multiplier": "gaussian",
-    "mechanism_of": "calibration",
+    "mechanism_of": "plan_noise",
     "noise_components": "shares",
     "noise_reasons": "report",
     "parameters": "planning",
@@ -86,4 +87,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

@@ -26,7 +26,7 @@ from .curves import (
     pure_divergence,
     skellam_divergence,
 )
-from .gaussian import Gaussian, best_equivalent, gaussian_curves, losses
+from .gaussian import MOST_ROUNDS, Gaussian, best_equivalent, gaussian_curves, losses
 from .mechanisms import (
     CentralDiscreteGaussian,
     DiscreteGaussianSum,
@@ -40,8 +40,6 @@ from .subsampled import SampledGaussian, sampled_divergence
 
 #: Orders of the generic subsampling bound, whose cost grows with the order.
 SAMPLED_ORDERS = tuple(order for order in INTEGER_ORDERS if order <= 512)
-#: Rounds up to which the binomial of optimal composition is written out.
-_WRITTEN_ROUNDS = 10**9
 
 
 def epsilon(
@@ -78,8 +76,7 @@ def curve(mechanism: Mechanism, *, rounds: int = 1, sampling_rate: float = 1.0) 
 
     :raises MisuseError: ``rounds``, ``sampling-rate``.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise MisuseError("rounds must be a positive integer", rule="rounds")
+    _check_rounds(rounds, least=1)
     if not 0 < sampling_rate <= 1:
         raise MisuseError("a sampling rate is above 0 and at most 1", rule="sampling-rate")
     ideal = mechanism.as_sum() if isinstance(mechanism, CentralDiscreteGaussian) else mechanism
@@ -105,9 +102,9 @@ def compose(charges: Iterable[tuple[Mechanism, int]], *, delta: float) -> float:
     _check_delta(delta)
     counted: Counter[Mechanism] = Counter()
     for mechanism, rounds in charges:
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
-            raise MisuseError("a count of rounds is an integer of at least 0", rule="rounds")
+        _check_rounds(rounds)
         counted[mechanism] += rounds
+        _check_rounds(counted[mechanism])
     runs = [(mechanism, rounds) for mechanism, rounds in counted.items() if rounds]
     if not runs:
         return 0.0
@@ -167,12 +164,7 @@ def _discrete_laplace(mechanism: DiscreteLaplaceSum, rounds: int, rate: float) -
     if rate < 1:
         # Sampling turns a pure guarantee into log(1 + rate (e^pure - 1)), in both directions.
         pure = math.log1p(rate * math.expm1(pure)) if pure < 700 else pure
-    curves: list[Curve] = []
-    if rounds <= _WRITTEN_ROUNDS:
-        curves.append(Pure(pure, rounds))
-    else:
-        curves.append(Renyi(lambda order: rounds * pure_divergence(epsilon=pure, order=order)))
-        curves.append(Pure(pure * rounds))
+    curves: list[Curve] = [Pure(pure, rounds)]
     if mechanism.dimension == 1 and rate == 1:
         shift = math.floor(mechanism.l1_levels)
         if rounds == 1:
@@ -238,6 +230,12 @@ def _composed_gaussians(runs: list[tuple[DiscreteGaussianSum, int]]) -> Curve:
         squares += rounds / best[0] ** 2
         spread += best[1]
     return Loss(Gaussian(1 / math.sqrt(squares) if squares else math.inf), spread)
+
+
+def _check_rounds(rounds: object, *, least: int = 0) -> None:
+    whole = isinstance(rounds, int) and not isinstance(rounds, bool)
+    if not whole or not least <= rounds <= MOST_ROUNDS:  # type: ignore[operator]
+        raise MisuseError(f"rounds are an integer from {least} to {MOST_ROUNDS}", rule="rounds")
 
 
 def _check_delta(delta: float) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
+
+import numpy as np
 
 from secagg_protocols.errors import MisuseError, PlanError
 from secagg_protocols.plan import Plan
@@ -24,13 +26,8 @@ from secagg_protocols.stages.noise import MOST_SCALE, MOST_VARIANCE, Law
 from . import accounting
 from .claims import ADJACENCIES, ADVERSARIES, Adjacency, Adversary, Claims
 from .gaussian import gaussian_multiplier
-from .mechanisms import (
-    CentralDiscreteGaussian,
-    DiscreteGaussianSum,
-    DiscreteLaplaceSum,
-    Mechanism,
-    SkellamSum,
-)
+from .mechanisms import Mechanism
+from .plan_noise import graph_failure, mechanism_of, mechanism_with
 
 #: Rounding may at most double the norm that noise has to hide: beyond it a plan is of no use.
 MOST_INFLATION: Final = 2.0
@@ -39,6 +36,11 @@ _EXTRA_PART: Final = 0.25
 #: Without weights, the number of sites within a clip gets noise of this part of all sites
 #: (Andrew et al. 2021, section 3.1), where that takes less.
 _COUNT_NOISE: Final = 1 / 20
+#: Rounds that an accountant is asked for at most, with sampling fewer.
+MOST_ROUNDS: Final = 1 << 24
+_MOST_SAMPLED: Final = 100_000
+#: Below it no accountant is exact enough.
+_LEAST_EPSILON: Final = 1e-6
 #: Beyond it nothing is private, and the sampler's distance weighs on delta.
 _MOST_EPSILON: Final = 48.0
 #: The noise's integer parameter is found to this part of itself.
@@ -82,14 +84,15 @@ def calibrate(
     sampling_rate: float = 1.0,
     adversary: Adversary = "server",
     wrap_bits: int = 20,
-    weight_floor: int = 1,
+    weight_floor: int | None = None,
 ) -> Plan:
     """``plan`` with the noise that gives (epsilon, delta) over all its rounds.
 
     plan: roster, length, dropouts, colluders and weights are taken from it. Its stages say what
         is summed: ``Integers`` stay (counts, with noise on them), an ``AdaptiveClip`` stays, and
         anything else becomes ``ClipL2(l2_clip)``, ``Rotate``, ``Quantise``, ``Noise``.
-    epsilon, delta: over all ``rounds`` together, never exceeded and met within 1 %.
+    epsilon, delta: over all ``rounds`` together, never exceeded and met within 1 %, or for noise
+        of a few levels to one whole step of its parameter.
     rounds: masked inputs that a site sends, retries included.
     l2_clip: in the vector's units; ``None`` for integers and for an adaptive clip.
     adjacency: ``"zero-out"`` (a site's input against zeros) or ``"replace-one"`` (against any
@@ -99,7 +102,8 @@ def calibrate(
     sampling_rate: Poisson sampling of sites; below 1 only for ``adversary="model-consumer"``,
         since the server sees who takes part.
     wrap_bits: a sum wraps with probability at most 2^-wrap_bits; this concerns no privacy.
-    weight_floor: a noisy total weight below it gives no mean.
+    weight_floor: a noisy total weight below it gives no mean; ``None`` takes three standard
+        deviations of its noise in a full sum.
 
     Raises :class:`PlanError`: ``dp-bits`` for too few bits, with the number needed;
     ``dp-target``, ``dp-adjacency``, ``dp-clip``, ``dp-sampling``, ``dp-noise`` otherwise.
@@ -119,16 +123,15 @@ def calibrate(
         sampling_rate=float(sampling_rate),
         adjacency=adjacency,
     )
-    draft = _Draft(
-        plan,
-        _kept(plan, l2_clip),
-        mechanism,
-        target,
-        wrap_bits=wrap_bits,
-        weight_floor=weight_floor,
-    )
+    draft = _Draft(plan, _kept(plan, l2_clip), mechanism, target, wrap_bits)
     levels = draft.levels(bits)
     stages, need = draft.fitted(levels, bits)
+    *before, noise = stages
+    if isinstance(noise, Noise):  # as it is
+        if weight_floor is None:
+            spread = math.sqrt(noise.variance(plan.clients)) / noise.extra_levels
+            weight_floor = math.ceil(3 * spread) if plan.max_weight > 1 else 1
+        stages = (*before, dataclasses.replace(noise, weight_floor=weight_floor))
     claims = Claims(
         adjacency=adjacency,
         adversary=adversary,
@@ -153,82 +156,16 @@ def calibrate(
     return made
 
 
-def mechanism_of(plan: Plan, *, adjacency: Adjacency | None = None) -> Mechanism:
-    """The noise of one sum of ``plan`` at worst case, as an accountant takes it.
-
-    Built from the plan's stages, never from its claims: the noise of ``min_survivors -
-    colluding`` sites, the sensitivity after rounding, extras included. ``adjacency``: ``None``
-    takes that of the plan's claims.
-
-    Raises :class:`PlanError`: ``dp-noise`` for a plan without noise, ``dp-adjacency``.
-    """
-    claimed = adjacency or dict(plan.privacy or ()).get("adjacency")
-    kind = next((kind for kind in ADJACENCIES if kind == claimed), None)
-    if kind is None:
-        raise PlanError(
-            f"an adjacency is one of {', '.join(ADJACENCIES)}; the plan claims none",
-            rule="dp-adjacency",
-            field="privacy",
-        )
-    return with_shares(plan, plan.min_survivors - plan.colluding, kind)
-
-
-def with_shares(plan: Plan, shares: int, adjacency: Adjacency) -> Mechanism:
-    """The noise of one sum of ``plan`` in which ``shares`` honest sites' noise counts."""
-    noise = plan.pipeline.noise
-    if noise is None:
-        raise PlanError("the plan has no noise", rule="dp-noise", field="stages")
-    tables = noise.tables()
-    # A discrete Laplace mechanism is of the whole sum, the others of one site's share.
-    parts = noise.shares if noise.law == "discrete-laplace" else 1
-    return _mechanism(
-        plan.pipeline,
-        noise,
-        shares,
-        adjacency,
-        total_variation=tables.total_variation * parts,
-        log_ratio=tables.log_ratio,
-    )
-
-
-def _mechanism(
-    pipeline: Pipeline,
-    noise: Noise,
-    shares: int,
-    adjacency: Adjacency,
-    total_variation: float = 0.0,
-    log_ratio: float = 0.0,
-) -> Mechanism:
-    twice = 2.0 if adjacency == "replace-one" else 1.0
-    l1, l2 = (twice * norm for norm in pipeline.sensitivity)
-    common: dict[str, Any] = {
-        "dimension": pipeline.total_length,
-        "total_variation": total_variation,
-    }
-    variance = noise.variance_levels2
-    if noise.law == "discrete-laplace":
-        return DiscreteLaplaceSum(scale_levels=noise.scale_levels, l1_levels=l1, **common)
-    if noise.law == "skellam":
-        return SkellamSum(
-            local_variance_levels2=variance, shares=shares, l1_levels=l1, l2_levels=l2, **common
-        )
-    if noise.central:
-        return CentralDiscreteGaussian(
-            variance_levels2=variance, l2_levels=l2, log_ratio=log_ratio, **common
-        )
-    return DiscreteGaussianSum(
-        local_variance_levels2=variance, shares=shares, l2_levels=l2, log_ratio=log_ratio, **common
-    )
-
-
 class _Draft:
     """The search for levels and noise."""
 
-    def __init__(self, plan: Plan, kept: Stage, law: Law, target: Target, **fixed: int) -> None:
+    def __init__(self, plan: Plan, kept: Stage, law: Law, target: Target, wrap_bits: int) -> None:
         if law not in get_args(Law):
-            raise PlanError(f"one of {', '.join(get_args(Law))}", rule="noise-law", field="law")
+            raise PlanError(
+                f"one of {', '.join(get_args(Law))}", rule="noise-law", field="mechanism"
+            )
         self.plan, self.kept, self.law, self.target = plan, kept, law, target
-        self.fixed = fixed  # fields of the noise stage that nothing here decides
+        self.wrap_bits = wrap_bits
         self.real = not isinstance(kept, Integers)
         self.shares = plan.min_survivors - plan.colluding
         self._part = _EXTRA_PART
@@ -241,15 +178,37 @@ class _Draft:
                 target.epsilon, target.delta, target.rounds, target.sampling_rate
             )
             if plan.max_weight == 1:
-                # Noise of z sensitivities is this part of the count's 2 extra levels a site.
-                self._part = min(self._part, z / (2 * _COUNT_NOISE * plan.clients))
+                # Noise of z sensitivities is this part of what one site adds to the count.
+                self._part = min(self._part, z / (_COUNT_NOISE * plan.clients))
             shares = 1 if law == "central-discrete-gaussian" else self.shares
             guess = (twice * z) ** 2 / shares
+        self._distance = self._sampler_distance()
         # Variance over squared sensitivity, or scale over sensitivity. Noise grows with the
         # sensitivity, so one search tells what others will find.
         self._per_norm = guess
         first = self._start()
         self._per_norm *= self._parameter(first) / self._guess(first)
+
+    def _sampler_distance(self) -> float:
+        """What is left, a coordinate, for the sampler's distance from its law (far below it) and
+        for the graph of a sparse plan."""
+        target, d = self.target, self.pipeline(1, 1).total_length
+        counted = (
+            1 if self.law in {"discrete-laplace", "central-discrete-gaussian"} else self.shares
+        )
+        failure = 0.0 if self.law == "central-discrete-gaussian" else graph_failure(self.plan)
+        distance = 2.0**-100 + failure / (counted * d)
+        least = distance * counted * d * target.rounds * (1 + math.exp(target.epsilon))
+        if least > target.delta / 2:
+            what = "the graph's failure probability" if failure else "the sampler's distance"
+            raise PlanError(
+                f"over all rounds {what} takes {least:.2g} of delta; more delta, "
+                + ("security_bits or the complete graph are" if failure else "is")
+                + " needed",
+                rule="dp-target",
+                field="security_bits" if failure else "delta",
+            )
+        return distance
 
     def pipeline(self, levels: int, parameter: int) -> Pipeline:
         """Stages with ``levels`` and a noise of ``parameter`` (variance or scale)."""
@@ -259,7 +218,7 @@ class _Draft:
         noise = Noise(
             law=self.law,
             extra_levels=self._extra_levels(levels),
-            **self.fixed,
+            wrap_bits=self.wrap_bits,
             **(
                 {"scale_levels": parameter, "shares": self.shares}
                 if self.law == "discrete-laplace"
@@ -385,9 +344,8 @@ class _Draft:
         def holds(parameter: int) -> bool:
             pipeline = self.pipeline(levels, parameter)
             noise = pipeline.noise
-            # A little is left for the sampler's own distance, which is far below it.
             return noise is not None and self.target.met_by(
-                _mechanism(pipeline, noise, self.shares, self.target.adjacency, 2.0**-100)
+                mechanism_with(pipeline, noise, self.shares, self.target.adjacency, self._distance)
             )
 
         # From the guess in growing steps to both sides, then halving.
@@ -440,17 +398,23 @@ def _check_arguments(
     def refuse(text: str, rule: str, field: str) -> PlanError:
         return PlanError(text, rule=rule, field=field)
 
-    for name, value, high in (("epsilon", epsilon, _MOST_EPSILON), ("delta", delta, 1.0)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < high:
-            raise refuse(f"above 0 and below {high:g}", "dp-target", name)
-    if type(rounds) is not int or not 1 <= rounds <= 1 << 32:
-        raise refuse("from 1 to 2^32 rounds", "dp-target", "rounds")
-    if adjacency not in ADJACENCIES:
+    for name, value, low, high in (
+        ("epsilon", epsilon, _LEAST_EPSILON, _MOST_EPSILON),
+        ("delta", delta, 1e-300, 0.5),
+    ):
+        if type(value) not in {int, float} and not isinstance(value, np.floating):
+            raise refuse(f"a float, not {value!r}", "dp-target", name)
+        if not low <= value <= high:
+            raise refuse(f"from {low:g} to {high:g}", "dp-target", name)
+    most = MOST_ROUNDS if sampling_rate == 1 else _MOST_SAMPLED
+    if type(rounds) is not int or not 1 <= rounds <= most:
+        raise refuse(f"an int from 1 to {most}, not {rounds!r}", "dp-target", "rounds")
+    if type(adjacency) is not str or adjacency not in ADJACENCIES:
         raise refuse(f"one of {', '.join(ADJACENCIES)}", "dp-adjacency", "adjacency")
-    if adversary not in ADVERSARIES:
+    if type(adversary) is not str or adversary not in ADVERSARIES:
         raise refuse(f"one of {', '.join(ADVERSARIES)}", "dp-sampling", "adversary")
     if bits != "auto" and (type(bits) is not int or not 1 <= bits <= 64):
-        raise refuse('"auto", or an integer from 1 to 64', "dp-bits", "bits")
+        raise refuse(f'"auto", or an int from 1 to 64, not {bits!r}', "dp-bits", "bits")
     rate = sampling_rate
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
         raise refuse("above 0 and at most 1", "dp-sampling", "sampling_rate")
@@ -460,6 +424,13 @@ def _check_arguments(
             'adversary="model-consumer" counts only those who see the model',
             "dp-sampling",
             "sampling_rate",
+        )
+    if rate < 1 and plan.sites_receive:
+        raise refuse(
+            "sites are told who takes part, so sampling hides nothing from those that receive "
+            "the sum; with sampling they do not (sites_receive=False)",
+            "dp-sampling",
+            "sites_receive",
         )
     if rate < 1 and adjacency == "replace-one":
         raise refuse(

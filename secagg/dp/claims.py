@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
-from secagg_protocols.errors import PlanError
+from secagg_protocols.errors import MisuseError, PlanError
 from secagg_protocols.plan import Plan
+from secagg_protocols.stages import Noise
 
 Adjacency = Literal["zero-out", "replace-one"]
 Adversary = Literal["server", "model-consumer"]
 ADJACENCIES: Final[tuple[Adjacency, ...]] = get_args(Adjacency)
 ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
+
+
+def noise_of(plan: Plan) -> Noise:
+    """The noise stage of ``plan``; :class:`PlanError` (``dp-noise``) where it has none."""
+    if not isinstance(plan, Plan):
+        raise MisuseError(f"a Plan is needed, not a {type(plan).__name__}", rule="arguments")
+    noise = plan.pipeline.noise
+    if noise is None:
+        raise PlanError("the plan has no noise", rule="dp-noise", field="stages")
+    return noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +48,7 @@ class Claims:
         that are missing or out of range; ``dp-promise`` for one against a server that sees past
         the noise.
         """
-        noise = plan.pipeline.noise
-        if noise is None:
-            raise PlanError("the plan has no noise", rule="dp-noise", field="stages")
+        noise = noise_of(plan)
         found: dict[str, Any] = dict(plan.privacy or ())
         kinds = (
             ("adjacency", str, lambda value: value in ADJACENCIES),
@@ -61,10 +70,24 @@ class Claims:
                 field="privacy",
             )
         claims = cls(**{name: found[name] for name, _, _ in kinds})
-        if claims.adversary == "server" and (claims.sampling_rate < 1 or noise.central):
+        if found.get("mechanism", noise.law) != noise.law:
+            raise PlanError(
+                f"the plan claims {found['mechanism']}, its noise is {noise.law}",
+                rule="dp-promise",
+                field="privacy",
+            )
+        sampled = claims.sampling_rate < 1
+        if claims.adversary == "server" and (sampled or noise.central):
             what = "noise that it adds" if noise.central else "sampling that it sees"
             raise PlanError(
                 f"{what} hides nothing from the server", rule="dp-promise", field="privacy"
+            )
+        if sampled and (claims.adjacency != "zero-out" or plan.sites_receive):
+            raise PlanError(
+                "sampling amplifies under zero-out alone, and only where sites, which are told who "
+                "takes part, do not receive the sum",
+                rule="dp-promise",
+                field="privacy",
             )
         return claims
 

@@ -84,10 +84,19 @@ class Renyi:
         found = self._best(lambda orders, values: convert(orders, values, epsilon))
         return min(1.0, found + 1e-300)  # a delta that underflows is still above zero
 
+    def _bounded(self, order: float) -> float:
+        """The divergence, rounded up to what the library can convert.
+
+        It takes the logarithm of 1 - e^-divergence, which is 0 below 1e-16, and reads what is below
+        zero as no loss at all. No divergence is negative, so one that is found to be has lost
+        its digits: it bounds nothing.
+        """
+        value = self.divergence(order)
+        return max(value, 1e-15) if 0 <= value < math.inf else math.inf
+
     def _best(self, convert: Callable[[list[float], list[float]], tuple[float, float]]) -> float:
-        # The library takes the logarithm of 1 - e^-divergence, which is 0 below 1e-16.
-        points = [(order, max(self.divergence(order), 1e-15)) for order in self.orders]
-        points = [(order, value) for order, value in points if math.isfinite(value)]
+        points = [(order, self._bounded(order)) for order in self.orders]
+        points = [(order, value) for order, value in points if value < math.inf]
         if not points:
             return math.inf
         orders, values = map(list, zip(*points, strict=True))
@@ -96,7 +105,7 @@ class Renyi:
             at = min(range(len(orders)), key=lambda i: abs(orders[i] - order))
             low, high = orders[max(at - 1, 0)], orders[min(at + 1, len(orders) - 1)]
             search = library("scipy.optimize").minimize_scalar(
-                lambda a: convert([a], [self.divergence(a)])[0],
+                lambda a: convert([a], [self._bounded(a)])[0],
                 bounds=(low, high),
                 method="bounded",
             )
@@ -106,11 +115,6 @@ class Renyi:
 
 #: Orders at which a bound that holds at every order is first tried.
 REAL_ORDERS: tuple[float, ...] = tuple(1 + math.exp(x / 8) for x in range(-32, 97))
-
-
-def zero_concentrated(rho: float) -> Renyi:
-    """``rho``-zCDP (Bun and Steinke, arXiv:1605.02065): divergence ``order * rho``."""
-    return Renyi(lambda order: order * rho, REAL_ORDERS, continuous=True)
 
 
 def skellam_divergence(*, l1: float, l2: float, variance: float, order: int) -> float:
@@ -155,10 +159,16 @@ def discrete_gaussian_divergence(
 def pure_divergence(*, epsilon: float, order: float) -> float:
     """Renyi divergence of any ``epsilon``-DP mechanism: that of randomised response.
 
-    Bun and Steinke (arXiv:1605.02065), Proposition 3.3, before it is relaxed to epsilon^2/2.
+    Bun and Steinke (arXiv:1605.02065), Proposition 3.3, before it is relaxed to
+    ``order * epsilon^2 / 2``.
     """
-    # log of (e^(a e) + e^((1-a) e)) / (1 + e^e) with the largest exponential taken out.
-    power = order * epsilon - epsilon
+    if order * epsilon < 30:
+        # The difference of (e^(a e) + e^((1-a) e)) / (1 + e^e) and 1 as a product, since near 1 the
+        # quotient has no digits left to tell a small loss from none.
+        rest = 2 * math.sinh(order * epsilon / 2) * math.sinh((order - 1) * epsilon / 2)
+        return math.log1p(rest / math.cosh(epsilon / 2)) / (order - 1)
+    # The logarithm of the quotient with the largest exponential taken out.
+    power = (order - 1) * epsilon
     return (
         power + math.log1p(math.exp((1 - 2 * order) * epsilon)) - math.log1p(math.exp(-epsilon))
     ) / (order - 1)

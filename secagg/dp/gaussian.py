@@ -13,8 +13,15 @@ import functools
 import math
 from dataclasses import dataclass
 
+from secagg_protocols.errors import MisuseError, PlanError
+
 from .curves import MARGIN, Curve, Loss, library, smallest
 from .mechanisms import DiscreteGaussianSum
+
+#: Most rounds: what every bound here was checked up to, and more than any study has.
+MOST_ROUNDS = 1 << 24
+#: Larger multipliers are counted as this one.
+MOST_MULTIPLIER = 1e9
 
 #: Total loss that the choice of the smoothing variance may cost; the best one is taken.
 _SPREADS = (1e-9, 1e-6, 1e-4, 1e-2, 0.1, 0.5)
@@ -77,7 +84,7 @@ class Gaussian:
     @property
     def _limited(self) -> float:
         """Less noise is an upper bound, and keeps the two terms of the formula apart."""
-        return min(self.multiplier, 1e9)
+        return min(self.multiplier, MOST_MULTIPLIER)
 
     @property
     def _margin(self) -> float:
@@ -148,30 +155,70 @@ def gaussian_multiplier(
     Standard deviation over L2 sensitivity; within 0.1 % of the smallest that this package's own
     accountant accepts, never below it. ``sampling_rate`` is that of Poisson sampling under the
     zero-out adjacency.
+
+    :raises MisuseError: ``epsilon`` outside 1e-9 to infinity, or too small at this delta to be
+        told from 0; ``delta``, ``rounds``, ``sampling-rate`` outside their ranges; ``extra``.
+    :raises PlanError: ``dp-sampling`` where a site is so rarely drawn that delta covers it without
+        any noise.
     """
-    with library("numpy").errstate(divide="ignore"):
-        one = float(library("dp_accounting").get_sigma_gaussian(epsilon, delta))
-    plain = one * math.sqrt(rounds)
-    # The margins of the curve are of parts in a billion; so is the one that answers them.
-    while Gaussian(plain / math.sqrt(rounds)).epsilon(delta) > epsilon:
-        plain *= 1 + 10 * MARGIN
+    _check_target(epsilon, delta, rounds, sampling_rate)
+    plain = _unsampled_multiplier(epsilon, delta) * math.sqrt(rounds)
     if sampling_rate == 1:
         return plain
+    drawn = -math.expm1(rounds * math.log1p(-sampling_rate))
+    if drawn <= delta:
+        raise PlanError(
+            f"a site is drawn at all with probability {drawn:.3g}, at most delta: no noise would "
+            "do as well, so the target says nothing of those who are drawn",
+            rule="dp-sampling",
+            field="sampling_rate",
+        )
     from .subsampled import SampledGaussian
 
-    def excess(z: float, *, fine: bool = True) -> float:
-        curve = SampledGaussian(z, sampling_rate, rounds)
-        found = curve.epsilon(delta) if fine else curve.renyi_epsilon(delta)
-        return math.log(max(found, 1e-300) / epsilon)
-
     # Sampling only helps, so without it the multiplier is too large; the cheap bound comes next.
-    high = plain
-    if excess(plain, fine=False) <= 0:
-        high = smallest(lambda z: excess(z, fine=False) <= 0, plain, tolerance=1e-2)
-    low = 0.8 * high
-    while excess(low) <= 0:
+    high = smallest(
+        lambda z: SampledGaussian(z, sampling_rate, rounds).quick_epsilon(delta) <= epsilon,
+        plain,
+        tolerance=1e-2,
+    )
+
+    def holds(z: float) -> bool:
+        return SampledGaussian(z, sampling_rate, rounds).epsilon(delta) <= epsilon
+
+    # Distributions are finer for some multipliers than for others, so the accountant's epsilon does
+    # not quite fall with the multiplier; halving needs no more than an end that holds.
+    low = 0.9 * high
+    while holds(low):
         low, high = low * 0.6, low
-    root = library("scipy.optimize").brentq(excess, low, high, rtol=2e-4, xtol=1e-9)
-    while excess(root) > 0:
-        root *= 1 + 2e-4
-    return float(root)
+    while high > low * (1 + 5e-4):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _unsampled_multiplier(epsilon: float, delta: float) -> float:
+    """The multiplier of all rounds, accepted by the curve with its margins."""
+    with library("numpy").errstate(divide="ignore"):
+        found = float(library("dp_accounting").get_sigma_gaussian(epsilon, delta))
+    # The margins of the curve are of parts in a billion; so is the step that answers them first.
+    step = 10 * MARGIN
+    while Gaussian(found).epsilon(delta) > epsilon:
+        found *= 1 + step
+        step *= 2
+        if not found < MOST_MULTIPLIER:
+            raise MisuseError(
+                f"epsilon {epsilon:g} at delta {delta:g} is too small to be told from 0",
+                rule="epsilon",
+            )
+    return found
+
+
+def _check_target(epsilon: float, delta: float, rounds: int, sampling_rate: float) -> None:
+    if not 1e-9 <= epsilon < math.inf:
+        raise MisuseError("epsilon is finite and at least 1e-9", rule="epsilon")
+    if not 0 < delta < 1:
+        raise MisuseError("delta is above 0 and below 1", rule="delta")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or not 1 <= rounds <= MOST_ROUNDS:
+        raise MisuseError(f"rounds are an integer from 1 to {MOST_ROUNDS}", rule="rounds")
+    if not 0 < sampling_rate <= 1:
+        raise MisuseError("a sampling rate is above 0 and at most 1", rule="sampling-rate")

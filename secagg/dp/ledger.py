@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from secagg_protocols.errors import BudgetError, MisuseError, PlanError
 from secagg_protocols.journal import Journal, journal_calls
@@ -22,9 +23,9 @@ from secagg_protocols.plan import Plan
 
 from . import mechanisms
 from .accounting import compose
-from .calibration import mechanism_of
 from .claims import ADJACENCIES, ADVERSARIES, Adjacency, Adversary
 from .mechanisms import Mechanism
+from .plan_noise import with_shares
 
 #: Most different mechanisms over one data set, since accountants look at each of them for every
 #: input, and a register holds at most 1 MiB.
@@ -104,6 +105,9 @@ class Ledger:
     adversary: whom the budget is held against. To the ``"server"``, noise that it adds itself is
         none; to a ``"model-consumer"``, who sees only what is published, it counts.
 
+    colluding: sites whose noise this site does not count, whatever a plan says; the larger of
+        this and ``plan.colluding``.
+
     Give it to :func:`secagg.client` or :class:`secagg.SiteSession`. A plan without noise is
     refused (:class:`~secagg.BudgetError`, ``no-noise``), and so is an input that would overspend
     (``budget``): nothing is charged and nothing is sent then, and the others go on without it.
@@ -115,6 +119,7 @@ class Ledger:
         "_register",
         "adjacency",
         "adversary",
+        "colluding",
         "data",
         "delta",
         "epsilon",
@@ -132,6 +137,7 @@ class Ledger:
         delta: float,
         adjacency: Adjacency = "zero-out",
         adversary: Adversary = "server",
+        colluding: int = 0,
     ) -> None:
         if not all(callable(getattr(journal, name, None)) for name in ("read", "swap")):
             raise _wrong("a journal has read and swap (FileJournal)")
@@ -146,8 +152,11 @@ class Ledger:
         self.data = data_name(data)
         self.epsilon = _positive(epsilon, "epsilon")
         self.delta = _probability(delta)
+        if type(colluding) is not int or colluding < 0:
+            raise _wrong("colluding is a number of sites")
         self.adjacency = adjacency
         self.adversary = adversary
+        self.colluding = colluding
         self._register = ledger_register(site, data)
 
     def __repr__(self) -> str:
@@ -161,6 +170,12 @@ class Ledger:
     def serve(self, journal: Journal, site: str, data: str) -> None:
         """Refuse to serve another site, other data, or a party of another journal."""
         self._check_ledger_owner(journal, site, data)
+
+    def check(self, plan: Plan, tag: bytes) -> None:
+        """Raise what :meth:`charge` would, and change nothing."""
+        mechanism, kept = self._mechanism(plan), self._kept()
+        if tag not in kept.tags:
+            self._charged(kept, mechanism, tag)
 
     def charge(self, plan: Plan, tag: bytes) -> None:
         """Charge one input under ``plan``; on return the charge is durable.
@@ -306,7 +321,15 @@ class Ledger:
     def _mechanism(self, plan: Plan) -> Mechanism:
         """The mechanism of an input under ``plan`` at worst case, under this adjacency."""
         self._check_no_noise(plan)
-        return mechanism_of(plan, adjacency=self.adjacency)
+        shares = plan.min_survivors - max(plan.colluding, self.colluding)
+        noise = plan.pipeline.noise
+        if noise is not None and not noise.central and shares < max(1, noise.shares):
+            # Less noise than the plan's own count, and none that an accountant could bound.
+            raise BudgetError(
+                f"with {self.colluding} colluding sites, too few honest ones carry the noise",
+                rule="no-noise",
+            )
+        return with_shares(plan, shares, self.adjacency)
 
     def _charged(self, kept: _Kept, mechanism: Mechanism, tag: bytes) -> bytes:
         """The register with one more input; refused where it is too much."""
@@ -423,16 +446,21 @@ def _number(text: str) -> float:
     return float.fromhex(text) if "x" in text else int(text)
 
 
-def _positive(value: object, name: str) -> float:
-    if type(value) not in {int, float} or not 0 < value < 1e300:  # type: ignore[operator]
-        raise _wrong(f"{name} is a positive number")
+def _real(value: object, name: str, low: float, high: float) -> float:
+    """A float in (low, high), whatever kind of number it is."""
+    right = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+    if not right or not low < value < high:  # type: ignore[operator]
+        raise _wrong(f"{name} is a float above {max(low, 0):g} and below {high:g}, not {value!r}")
     return float(value)  # type: ignore[arg-type]
+
+
+def _positive(value: object, name: str) -> float:
+    return _real(value, name, 0.0, 1e300)
 
 
 def _probability(value: object) -> float:
-    if type(value) not in {int, float} or not 0 <= value < 1:  # type: ignore[operator]
-        raise _wrong("delta is a number of at least 0 and below 1")
-    return float(value)  # type: ignore[arg-type]
+    # 0 asks for a pure guarantee, which Laplace noise alone has.
+    return 0.0 if value == 0 and not isinstance(value, bool) else _real(value, "delta", 0.0, 1.0)
 
 
 def _wrong(text: str) -> MisuseError:

@@ -10,9 +10,9 @@ from secagg_protocols.events import Aggregate
 from secagg_protocols.plan import Plan
 
 from . import accounting
-from .calibration import mechanism_of, with_shares
-from .claims import Adjacency, Adversary, Claims
+from .claims import Adjacency, Adversary, Claims, noise_of
 from .mechanisms import Mechanism, sampler_distance
+from .plan_noise import mechanism_of, with_shares
 from .shares import provision
 
 
@@ -76,9 +76,7 @@ def promise(plan: Plan) -> Promise:
     Raises :class:`PlanError`: ``dp-noise`` for a plan without noise, ``dp-claims`` for claims that
     are missing, ``dp-promise`` for ones that its noise does not keep.
     """
-    claims, noise = Claims.of(plan), plan.pipeline.noise
-    if noise is None:  # Claims.of refused that
-        raise PlanError("the plan has no noise", rule="dp-noise", field="stages")
+    claims, noise = Claims.of(plan), noise_of(plan)
     mechanism = mechanism_of(plan)
     found = accounting.epsilon(
         mechanism, delta=claims.delta, rounds=claims.rounds, sampling_rate=claims.sampling_rate
@@ -173,6 +171,17 @@ def noise_reasons(plan: Plan) -> list[str]:
         f"{told.noise_levels:.1f} levels in each coordinate of a full sum, {told.noise_units:.4g} "
         "in the vector's units.",
     ]
+    noise = noise_of(plan)
+    if plan.max_weight > 1:
+        spread = told.noise_levels / noise.extra_levels
+        lines.append(
+            f"Noise of {spread:.4g} in the total weight, of at most "
+            f"{plan.max_weight * plan.clients}; below weight_floor {noise.weight_floor} there is "
+            "no mean."
+        )
+    if plan.pipeline.adaptive is not None:
+        spread = told.noise_levels / noise.extra_levels / plan.max_weight
+        lines.append(f"Noise of {spread:.3g} in the number of sites within the clip.")
     if told.mechanism == "central-discrete-gaussian":
         lines.append("The server adds it once, so dropouts and colluders cost nothing.")
     else:

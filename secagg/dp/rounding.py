@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from secagg_protocols.errors import PlanError
+from secagg_protocols.stages.quantise import conditional_square
 
 
 def rounded_l2(l2_levels: float, *, beta: float, dimension: int) -> float:
@@ -22,13 +23,7 @@ def rounded_l2(l2_levels: float, *, beta: float, dimension: int) -> float:
     :raises PlanError: ``rounding`` where beta is outside [0, 1) or a size is negative.
     """
     _check(l2_levels, beta, dimension)
-    root = math.sqrt(dimension)
-    worst = l2_levels + root
-    if beta == 0:
-        return worst
-    likely = l2_levels**2 + dimension / 4
-    likely += math.sqrt(2 * math.log(1 / beta)) * (l2_levels + root / 2)
-    return min(worst, math.sqrt(likely))
+    return math.sqrt(conditional_square(l2_levels, dimension, beta=beta))
 
 
 def rounded_l1(l2_levels: float, *, beta: float, dimension: int) -> float:

@@ -83,7 +83,11 @@ def read_epsilon(distribution: Callable[[], Any], delta: float, rounds: int) -> 
     room = delta * (1 - MARGIN) - floor(rounds)
     if room < delta / 2:
         return math.inf
-    return float(distribution().get_epsilon_for_delta(room)) * (1 + MARGIN)
+    made = distribution()
+    # At the far end of a distribution the library divides by masses that underflow.
+    with library("numpy").errstate(over="ignore", divide="ignore"):
+        found = float(made.get_epsilon_for_delta(room))
+    return found * (1 + MARGIN)
 
 
 def read_delta(distribution: Callable[[], Any], epsilon: float, rounds: int) -> float:

@@ -26,9 +26,8 @@ class Provision:
 
 def provision(clients: int, max_dropouts: int, colluding: int) -> Provision:
     """The excess of over-provisioning, beside its alternatives (all factors of variance)."""
+    _check_sites(clients, max_dropouts, colluding)
     honest = clients - max_dropouts - colluding
-    if not 0 < honest <= clients:
-        raise MisuseError("no honest site is sure to be in the sum", rule="arguments")
     return Provision(
         over_provisioned=clients / honest,
         removed=clients / (clients - colluding),
@@ -43,9 +42,16 @@ def noise_components(clients: int, max_dropouts: int) -> list[float]:
     ``1 / ((n - j)(n - j + 1))`` that stays only where j sites are missing. They add up to
     ``1 / (n - D)``, what over-provisioning adds at once. For comparison: no plan uses it.
     """
+    _check_sites(clients, max_dropouts, 0)
     return [1 / clients] + [
         1 / ((clients - j) * (clients - j + 1)) for j in range(1, max_dropouts + 1)
     ]
+
+
+def _check_sites(clients: int, max_dropouts: int, colluding: int) -> None:
+    whole = all(type(value) is int for value in (clients, max_dropouts, colluding))
+    if not whole or min(max_dropouts, colluding) < 0 or clients <= max_dropouts + colluding:
+        raise MisuseError("numbers of sites, of which an honest one is left", rule="arguments")
 
 
 def vector_multiplier(noise_multiplier: float, count_stddev: float) -> float:
@@ -55,6 +61,9 @@ def vector_multiplier(noise_multiplier: float, count_stddev: float) -> float:
     within an adaptive clip, whose sensitivity is half a site. Source: Andrew, Thakkar, McMahan,
     Ramaswamy (NeurIPS 2021), section 3.1, which takes a twentieth of the sites.
     """
+    for value in (noise_multiplier, count_stddev):
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise MisuseError(f"a positive number, not {value!r}", rule="arguments")
     left = (1 / noise_multiplier) ** 2 - (0.5 / count_stddev) ** 2
     if not left > 0:
         raise MisuseError("the count alone takes more than all of the noise", rule="arguments")

@@ -19,10 +19,11 @@ from typing import Any, Final
 import numpy as np
 
 from secagg.dp import accounting
-from secagg.dp.calibration import calibrate, mechanism_of, with_shares
+from secagg.dp.calibration import calibrate
 from secagg.dp.claims import Claims
 from secagg.dp.ledger import Ledger
 from secagg.dp.mechanisms import Mechanism
+from secagg.dp.plan_noise import mechanism_of, with_shares
 from secagg.session import SiteSession
 from secagg.sim import training
 from secagg.sim.local import LocalSessions, Played

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from secagg.dp import accounting
-from secagg.dp.calibration import mechanism_of
+from secagg.dp.plan_noise import mechanism_of
 from secagg.sim import training
 from secagg.sim.private import STEPS, PrivateSummation, PrivateTraining, train_privately
 from secagg.sim.recording import Transcripts

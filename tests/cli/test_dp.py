@@ -19,7 +19,8 @@ from secagg.cli import dp_view
 from secagg.cli.app import app
 from secagg.cli.plan import placeholder_roster
 from secagg.dp import accounting, plots
-from secagg.dp.calibration import calibrate, mechanism_of
+from secagg.dp.calibration import calibrate
+from secagg.dp.plan_noise import mechanism_of
 from secagg.dp.report import noise_reasons, promise
 from secagg_protocols.errors import MisuseError, PlanError
 from secagg_protocols.plan_file import dump_plan, load_plan
@@ -52,7 +53,14 @@ def refused(*words: object, code: int) -> str:
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
     path = tmp_path / "plan.toml"
-    made = make_plan(9, length=40, stages=(ClipL2(1.5), Quantise(4096)), max_dropouts=2)
+    # Where sites receive the sum, sampling is refused.
+    made = make_plan(
+        9,
+        length=40,
+        stages=(ClipL2(1.5), Quantise(4096)),
+        max_dropouts=2,
+        sites_receive=False,
+    )
     path.write_text(dump_plan(made))
     return path
 

@@ -16,8 +16,9 @@ import secagg
 from secagg.cli import dp_view
 from secagg.cli.app import app
 from secagg.dp import accounting, mechanisms, plots
-from secagg.dp.calibration import calibrate, mechanism_of
+from secagg.dp.calibration import calibrate
 from secagg.dp.ledger import Ledger
+from secagg.dp.plan_noise import mechanism_of
 from secagg_protocols.journal import FileJournal
 from secagg_protocols.plan_file import dump_plan
 from secagg_protocols.stages import Integers, Noise
@@ -47,7 +48,7 @@ def told(*words: object, code: int = 0) -> Any:
 
 def made(rounds: int = 12, **asked: Any) -> secagg.Plan:
     given: dict[str, Any] = {"epsilon": 2.0, "delta": DELTA, "adjacency": "zero-out"}
-    plan = make_plan(stages=(Integers(0, 9),))
+    plan = make_plan(stages=(Integers(0, 9),), sites_receive="sampling_rate" not in asked)
     return calibrate(plan, rounds=rounds, l2_clip=None, **(given | asked))
 
 

@@ -14,7 +14,8 @@ import secagg
 from secagg.dp.audit import Report, audit, variance_test
 from secagg.dp.audit import run as run_module
 from secagg.dp.audit.dry import DryRun
-from secagg.dp.calibration import calibrate, mechanism_of
+from secagg.dp.calibration import calibrate
+from secagg.dp.plan_noise import mechanism_of
 from secagg_protocols.stages import AdaptiveClip, ClipL2, Integers, Noise, Pipeline, Quantise
 from secagg_protocols.stages.base import ArrayEncoder, Bounds, Encoder, Rand
 from support.world import make_plan

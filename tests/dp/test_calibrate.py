@@ -16,7 +16,8 @@ from dp import exact
 
 import secagg
 from secagg.dp import accounting
-from secagg.dp.calibration import ADJACENCIES, MOST_INFLATION, calibrate, mechanism_of, with_shares
+from secagg.dp.calibration import ADJACENCIES, MOST_INFLATION, calibrate
+from secagg.dp.plan_noise import mechanism_of, with_shares
 from secagg_protocols.plan_file import dump_plan, load_plan
 from secagg_protocols.stages import Noise
 from secagg_protocols.stages.noise import MOST_SCALE, MOST_VARIANCE, Law
@@ -560,7 +561,7 @@ def test_claims_do_not_pass_to_another_number_of_sites() -> None:
             "dp-sampling",
             "adjacency",
         ),
-        ({"mechanism": "gaussian"}, "noise-law", "law"),
+        ({"mechanism": "gaussian"}, "noise-law", "mechanism"),
         (
             {"mechanism": "central-discrete-gaussian", "adversary": "server"},
             "dp-noise",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import scipy.optimize
 from dp import exact
-from dp.golden import cases
+from dp.golden import cases, zero_concentrated
 
 from secagg.dp import accounting, curves, gaussian, rounding, scalar, subsampled
 from secagg.dp.mechanisms import DiscreteGaussianSum, DiscreteLaplaceSum, SkellamSum
@@ -101,14 +101,14 @@ def test_rdp_subsampled_zhu_wang(case: Case) -> None:
 
 @cases("zcdp_to_epsilon")
 def test_zcdp_to_epsilon(case: Case) -> None:
-    found = curves.zero_concentrated(case["inputs"]["rho"]).epsilon(case["inputs"]["delta"])
+    found = zero_concentrated(case["inputs"]["rho"]).epsilon(case["inputs"]["delta"])
     assert found == near(case, case["expected"]["epsilon"])
     assert found <= case["expected"]["epsilon_bun_steinke"]
 
 
 @cases("zcdp_to_delta")
 def test_zcdp_to_delta(case: Case) -> None:
-    found = curves.zero_concentrated(case["inputs"]["rho"]).delta(case["inputs"]["epsilon"])
+    found = zero_concentrated(case["inputs"]["rho"]).delta(case["inputs"]["epsilon"])
     assert found == near(case, case["expected"]["delta"])
     assert found <= case["expected"]["delta_standard"]
 
@@ -117,7 +117,7 @@ def test_zcdp_to_delta(case: Case) -> None:
 def test_epsilon_to_zcdp_rho(case: Case) -> None:
     given = case["inputs"]
     rho = scipy.optimize.brentq(
-        lambda rho: curves.zero_concentrated(rho).epsilon(given["delta"]) - given["epsilon"],
+        lambda rho: zero_concentrated(rho).epsilon(given["delta"]) - given["epsilon"],
         1e-6,
         10,
         rtol=1e-12,

@@ -12,8 +12,9 @@ import pytest
 
 import secagg
 from secagg.dp import accounting
-from secagg.dp.calibration import calibrate, mechanism_of
+from secagg.dp.calibration import calibrate
 from secagg.dp.mechanisms import sampler_distance
+from secagg.dp.plan_noise import mechanism_of
 from secagg.dp.report import noise_reasons, promise, realised
 from secagg_protocols.errors import MisuseError, PlanError
 from secagg_protocols.stages import ClipL2, Integers, Noise, Quantise
@@ -33,6 +34,7 @@ def noisy(law: str = "discrete-gaussian", adjacency: str = "zero-out", **asked: 
         stages=COUNTS if counts else REAL,
         threat="semi-honest" if central else "malicious-server",
         length=asked.pop("length", 30),
+        sites_receive=asked.pop("sites_receive", True),
     )
     given: dict[str, Any] = {"epsilon": 2.0, "delta": DELTA, "rounds": 3}
     given |= {"adversary": "model-consumer" if central else "server"} | asked
@@ -134,7 +136,7 @@ def test_less_noise_than_claimed_and_none() -> None:
     with pytest.raises(PlanError) as caught:
         promise(dataclasses.replace(plan, stages=(*plan.stages[:-1], less)))
     assert caught.value.rule == "dp-promise"
-    bare = dataclasses.replace(plan, stages=plan.stages[:-1], bits=None)
+    bare = dataclasses.replace(plan, stages=plan.stages[:-1], bits=None, privacy=None)
     with pytest.raises(PlanError) as caught:
         promise(bare)
     assert caught.value.rule == "dp-noise"
@@ -157,7 +159,9 @@ def test_assumptions_are_said() -> None:
     assert "the server adds the noise: it sees exact sums" in central.lower()
     assert "cannot be verified" not in central
     sampled = " ".join(
-        promise(noisy(rounds=20, sampling_rate=0.2, adversary="model-consumer")).assumes
+        promise(
+            noisy(rounds=20, sampling_rate=0.2, adversary="model-consumer", sites_receive=False)
+        ).assumes
     )
     assert "sampling rate 0.2" in sampled
     assert "against it this epsilon does not hold" in sampled

@@ -54,8 +54,8 @@ CHANGES: list[dict[str, Any]] = [
     {"max_inputs_per_model": 1},
     {"max_inputs_per_model": 2},
     {"bits": 40},
-    {"privacy": (("epsilon", 1.0),)},
-    {"privacy": (("epsilon", 1),)},
+    {"privacy": (("tier", 1.0),)},
+    {"privacy": (("tier", 1),)},
     {"roster": dataclasses.replace(people(7)[0], epoch=1)},
 ]
 

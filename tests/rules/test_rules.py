@@ -97,6 +97,7 @@ PLAN_BREAKS: dict[str, Any] = {
         "protocol": secagg.MaskedSum(share_threshold=2, neighbours=2),
         "threat": "semi-honest",
     },
+    "privacy-noise": {"privacy": (("epsilon", 1.0),)},
     "noise-shares": {
         "stages": (
             secagg.Integers(0, 9),

@@ -11,7 +11,7 @@ import pytest
 
 from secagg import PeerError, PlanError
 from secagg.dp import accounting
-from secagg.dp.calibration import mechanism_of, with_shares
+from secagg.dp.plan_noise import mechanism_of, with_shares
 from secagg.sim import training
 from secagg.sim.private import STEPS, allowed_gap
 from secagg.sim.private_run import run_private_training

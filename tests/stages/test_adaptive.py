@@ -200,7 +200,7 @@ def test_the_bit_says_whether_the_vector_was_within_the_rounds_clip(
     assert list(pipeline.extras) == ["weight", WITHIN]
     # As heavy as the largest weight, whatever the site's own is.
     for clip in (0.5, 5.0, 8.0):
-        for norm, bit in ((0.999 * clip, 4), (clip, 4), (1.001 * clip, -4), (1e9, -4), (0.0, 4)):
+        for norm, bit in ((0.999 * clip, 0), (clip, 0), (1.001 * clip, 4), (1e9, 4), (0.0, 0)):
             found = encoded(pipeline, [0.0, norm], weight, packed(clip))
             assert found[-2:] == [weight, bit]
 

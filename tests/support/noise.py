@@ -16,6 +16,7 @@ import numpy as np
 
 import secagg
 from secagg_native import sampler
+from secagg_protocols.keys import digest_of
 from secagg_protocols.masked_sum.masks import SiteSecrets
 from secagg_protocols.party import Contexts
 from secagg_protocols.plain_sum import PlainClient, PlainServer
@@ -115,7 +116,7 @@ def quiet(
     if "within" in pipeline.extras:
         clip = next(s.clip for s in pipeline.stages if isinstance(s, secagg.ClipL2))
         inside = math.sqrt(math.fsum(float(v) ** 2 for v in array)) <= clip
-        extras.append((1 if inside else -1) * pipeline.max_weight * unit)
+        extras.append((0 if inside else 1) * pipeline.max_weight * unit)
     return np.concatenate([vector, np.array(extras, dtype=np.int64)]), used
 
 
@@ -134,6 +135,11 @@ class Played:
         return self.quiet + self.noise
 
 
+def central_seed(seed: bytes, round_context: bytes) -> bytes:
+    """Of what the server adds in one round (protocols/specs/stages.md)."""
+    return digest_of(b"secagg central noise v1", seed, round_context)
+
+
 def summed(
     plan: secagg.Plan,
     survivors: Iterable[str],
@@ -141,7 +147,7 @@ def summed(
     weights: Mapping[str, int],
     pipeline: Pipeline,
     stage_seed: Callable[[str, int], bytes],
-    central_seed: bytes,
+    central: bytes,
 ) -> tuple[Ints, Ints]:
     """(quiet sum, injected noise) over the survivors."""
     length = plan.ring_length
@@ -155,7 +161,7 @@ def summed(
         if stage is not None and not stage.central:
             noise += drawn(stage, stage_seed(name, used), length)
     if stage is not None and stage.central:
-        noise += drawn(stage, central_seed, length)
+        noise += drawn(stage, central, length)
     return total, noise
 
 
@@ -198,7 +204,7 @@ def play_plain(
         weights,
         hub.pipeline,
         lambda name, i: seeds(name, round, i),
-        seeds("server", round, 0),
+        central_seed(seeds("server", round, 0), hub.contexts.round),
     )
     return Played(aggregate=done.aggregate, pipeline=hub.pipeline, quiet=total, noise=noise)
 
@@ -304,6 +310,6 @@ class MaskedRound:
             pipeline,
             lambda name, i: secrets[name].stage_seed(contexts.round, i),
             # The first 32 bytes that a server asks for are those of its graph.
-            self.seeds("server", self.round, 1),
+            central_seed(self.seeds("server", self.round, 1), contexts.round),
         )
         return Played(aggregate=aggregate, pipeline=pipeline, quiet=total, noise=noise)

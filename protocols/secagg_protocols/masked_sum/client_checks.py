@@ -90,6 +90,9 @@ class ClientChecks(Party):
         it, and must know all the same that one can have been opened under this plan.
         """
         self._check_ledger_given()
+        if self.ledger is not None:
+            # First, so that what the budget does not bear leaves no count behind.
+            self.ledger.check(self.plan, self.contexts.round)
         self._change_register(
             released_register(self.name, self.data),
             lambda stored: pack_released(self._admitted(unpack_released(stored))),

@@ -117,6 +117,14 @@ PLAN_RULES: Final = (
         "captured neighbours, split graphs (Bell et al., CCS 2020)",
     ),
     Rule(
+        "privacy-noise",
+        "plan",
+        "plan",
+        "a plan that claims epsilon or delta has noise",
+        "PlanError",
+        "a claim of privacy that nothing stands behind",
+    ),
+    Rule(
         "noise-shares",
         "plan",
         "plan",

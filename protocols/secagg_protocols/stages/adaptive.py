@@ -11,7 +11,8 @@ from ..errors import MisuseError, PlanError
 from .base import Array, Bounds, Encoder, Rand, Stage, Totals
 from .clip import ClipL2, check_clip
 
-#: The extra that carries the bit: +1 for a vector within the clip, -1 for one beyond it.
+#: The extra of the bit: how many sites were within the clip. Sites send 1 where they were beyond
+#: it, so that a vector of zeros adds as much as no vector.
 WITHIN: Final = "within"
 _CLIP: Final = struct.Struct("<d")
 #: Relative difference of two clips that are the same by the rule: libraries round exp differently.

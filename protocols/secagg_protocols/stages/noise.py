@@ -74,8 +74,9 @@ class Noise:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
+                takes = f"an integer from {low} to {high}" if high else f"no {name}"
                 raise PlanError(
-                    f"{self.law} takes an integer from {low} to {high}, not {value!r}",
+                    f"{self.law} takes {takes}, not {value!r}",
                     rule="noise-range",
                     field=name,
                 )

@@ -133,7 +133,7 @@ class Pipeline:
             self.extras["weight"] = Span(low=0, high=max_weight * unit)
         if self.adaptive is not None:
             # As heavy as a site may be, so that it stands in one proportion to the vector.
-            self.extras[WITHIN] = Span(low=-max_weight * unit, high=max_weight * unit)
+            self.extras[WITHIN] = Span(low=0, high=max_weight * unit)
 
     def at(self, context: bytes, parameters: bytes) -> Pipeline:
         """The pipeline of one round: its rotation follows from the context, its clip from the
@@ -275,7 +275,7 @@ class Pipeline:
         return source if self.noise is not None else self._with_extras(source, weight, within)
 
     def _with_extras(self, source: Encoder, weight: int, within: bool) -> Encoder:
-        values = {"weight": weight, WITHIN: self.max_weight if within else -self.max_weight}
+        values = {"weight": weight, WITHIN: 0 if within else self.max_weight}
         extras = [values[name] * self._extra_levels for name in self.extras]
         return _WithExtras(source, extras)
 
@@ -297,8 +297,8 @@ class Pipeline:
         for stage, given in zip(reversed(self.stages), reversed(self._bounds[:-1]), strict=True):
             out = stage.decode(out, totals, given)
         if WITHIN in extras:
-            # From +1 and -1 to the number of sites that were within the clip.
-            extras[WITHIN] = (extras[WITHIN] / self.max_weight + count) / 2
+            # Sites add up those that were beyond the clip.
+            extras[WITHIN] = count - extras[WITHIN] / self.max_weight
         variance = self.noise_variance(count)
         return Decoded(sum=out, weight=weight, extras=extras, noise_variance=variance)
 

@@ -25,15 +25,19 @@ ATTEMPTS: Final = 64
 _MOST_NORM: Final = 1 << 31
 
 
-def conditional_square(l2: float, length: int) -> float:
+def conditional_square(l2: float, length: int, beta: float = BETA) -> float:
     """Largest squared L2 norm that conditional rounding lets through, in levels.
 
     ``l2``: norm before rounding, in levels. The smaller of what rounding can do at most and of
-    what it exceeds with probability BETA at most (Kairouz, Liu, Steinke 2021, Proposition 22).
+    what it exceeds with probability ``beta`` at most, which lies in [0, 1) (Kairouz, Liu, Steinke
+    2021, Proposition 22).
     """
     root = math.sqrt(length)
-    tail = math.sqrt(2 * math.log(1 / BETA)) * (l2 + root / 2)
-    return min((l2 + root) ** 2, l2 * l2 + length / 4 + tail)
+    worst = (l2 + root) ** 2
+    if beta == 0:
+        return worst
+    tail = math.sqrt(2 * math.log(1 / beta)) * (l2 + root / 2)
+    return min(worst, l2 * l2 + length / 4 + tail)
 
 
 @dataclass(frozen=True, slots=True)

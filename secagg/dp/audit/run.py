@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from secagg.dp import accounting
-from secagg.dp.calibration import mechanism_of
 from secagg.dp.claims import Claims
 from secagg.dp.mechanisms import (
     CentralDiscreteGaussian,
@@ -20,6 +19,7 @@ from secagg.dp.mechanisms import (
     Mechanism,
     SkellamSum,
 )
+from secagg.dp.plan_noise import mechanism_of
 from secagg_protocols.errors import MisuseError
 from secagg_protocols.plan import Plan
 from secagg_protocols.stages import Integers, Pipeline, Quantise
