@@ -1,4 +1,8 @@
-"""The joint search of scale and noise: the finest levels whose noisy sum fits a number of bits.
+"""The published calibration, for comparison: plans use :func:`secagg.dp.calibrate`.
+
+As in the literature, the noise of all clients counts, dropouts and colluders included, and the
+modulus holds a number of standard deviations of the noisy sum. It is a joint search of scale and
+noise: the finest levels whose noisy sum fits a number of bits.
 
 Noise and levels depend on each other: finer levels need less noise for their rounding but more
 bits for the same noise. Public code minimises a squared error in epsilon, which ends above its
@@ -233,6 +237,9 @@ def parameters(
     sampling_rate: float = 1.0,
 ) -> Parameters:
     """The scale and the noise of ``clients`` sites that meet (epsilon, delta) within ``bits``.
+
+    For comparison with published values: the noise of every client is counted, so neither a dropout
+    nor a colluder is allowed for. A plan's noise comes from :func:`secagg.dp.calibrate`.
 
     ``dimension`` is that of the rotated, padded vector; ``k_stddevs`` standard deviations of a
     coordinate of the noisy sum must fit the range of ``bits``; ``beta`` is that of conditional

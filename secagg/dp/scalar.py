@@ -17,6 +17,9 @@ from .curves import MARGIN, library
 _MOST_LOSS = 100.0
 #: Above this standard deviation the equivalent Gaussian is as good to parts in a million.
 _MOST_STDDEV = 2000.0
+#: Rounds beyond which no distribution is composed: it takes up to a minute there, and its rounding
+#: errors grow with the rounds.
+COMPOSED_ROUNDS = 100_000
 
 
 def floor(rounds: int) -> float:
@@ -40,10 +43,11 @@ class ScalarGaussian:
 
     @property
     def affordable(self) -> bool:
-        """Whether the distribution stays below a few million values."""
+        """Whether the distribution has few rounds and at most a few million values."""
         ratio = self.shift / self.stddev
         loss = self.rounds * ratio**2 / 2 + 10 * math.sqrt(self.rounds) * ratio
-        return loss <= _MOST_LOSS and self.stddev <= _MOST_STDDEV
+        few = self.rounds <= COMPOSED_ROUNDS
+        return few and loss <= _MOST_LOSS and self.stddev <= _MOST_STDDEV
 
     def epsilon(self, delta: float) -> float:
         return read_epsilon(self._distribution, delta, self.rounds)
@@ -65,8 +69,9 @@ class ScalarLaplace:
 
     @property
     def affordable(self) -> bool:
-        """Whether the distribution stays below a few million values."""
-        return self.rounds * self.shift / self.scale <= _MOST_LOSS
+        """Whether the distribution has few rounds and at most a few million values."""
+        few = self.rounds <= COMPOSED_ROUNDS
+        return few and self.rounds * self.shift / self.scale <= _MOST_LOSS
 
     def epsilon(self, delta: float) -> float:
         return read_epsilon(self._distribution, delta, self.rounds)

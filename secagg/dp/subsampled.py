@@ -15,15 +15,12 @@ from typing import Any
 
 from .curves import MARGIN, Renyi, library
 from .gaussian import Gaussian
-from .scalar import read_delta, read_epsilon
+from .scalar import COMPOSED_ROUNDS, read_delta, read_epsilon
 
 #: Values a privacy loss distribution may have; the interval is widened rather than exceed it.
 _POINTS = 250_000
 #: The widest interval, in epsilon; a distribution that would need a wider one is not made.
 _WIDEST = 1e-2
-#: Rounds beyond which no distribution is made: composition takes seconds there, and its rounding
-#: errors grow with the rounds.
-_COMPOSED_ROUNDS = 100_000
 #: Whole orders, at which the Renyi divergence has a closed form.
 _ORDERS = (
     *(2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 768),
@@ -86,7 +83,7 @@ class SampledGaussian:
         ``about`` is the size of the epsilon that is asked for or given. Infinite where no
         distribution can be afforded.
         """
-        if self.rounds > _COMPOSED_ROUNDS or self.multiplier <= 0:
+        if self.rounds > COMPOSED_ROUNDS or self.multiplier <= 0:
             return math.inf
         finest = self._finest()
         if finest > _WIDEST:

@@ -328,15 +328,19 @@ def test_composed_distributions_never_round_down(
         assert found.epsilon(1e-6) == true.epsilon(1e-6)
 
 
-def test_the_most_rounds_of_one_coordinate_never_round_down() -> None:
-    # One transform, taken to the power of 16 million. So wide a law is as good as continuous.
-    rounds = accounting.MOST_ROUNDS
+def test_the_most_composed_rounds_of_one_coordinate_never_round_down() -> None:
+    # So wide a law is as good as continuous.
+    rounds = scalar.COMPOSED_ROUNDS
     true = gaussian.Gaussian(2000 / math.sqrt(rounds))
     found = scalar.ScalarGaussian(2000.0, 1, 1.0, rounds)
     assert found.affordable
-    for delta in (1e-7, 1e-6, 1e-3):
+    for delta in (1e-9, 1e-6, 1e-3):
         assert true.epsilon(delta) * (1 - 1e-9) <= found.epsilon(delta)
         assert found.delta(true.epsilon(delta)) >= delta * (1 - 1e-9)
+    # Composing more takes a minute or more.
+    assert not scalar.ScalarGaussian(2000.0, 1, 1.0, rounds + 1).affordable
+    assert scalar.ScalarLaplace(10**6, 1, rounds).affordable
+    assert not scalar.ScalarLaplace(10**6, 1, rounds + 1).affordable
 
 
 def test_no_shift_gives_nothing_away() -> None:

@@ -670,7 +670,7 @@ def test_a_plan_that_cannot_follow_says_what_to_change() -> None:
         secagg.plan_for_epoch(plan, smaller)
     assert caught.value.rule in {"honest-survivors", "one-survivor-set", "share-threshold"}
     assert caught.value.field
-    claimed = make_plan(5, roster=ROSTER, privacy=(("epsilon", 1.0),))
+    claimed = make_plan(5, roster=ROSTER, privacy=(("sites", 5),))
     error = refused(
         lambda: secagg.plan_for_epoch(claimed, smaller), "epoch-privacy", secagg.PlanError
     )

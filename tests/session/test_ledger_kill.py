@@ -311,6 +311,8 @@ class World:
         kind = ""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.end.send(msgspec.msgpack.encode((*aim(life), order)))
+        # Also where nobody reads any more: what a life said last is still to be read.
+        with contextlib.suppress(ConnectionResetError):
             while data := self.end.recv(1 << 20):
                 kind, text, report = msgspec.msgpack.decode(data)
                 if kind == "report":
