@@ -90,12 +90,10 @@ def _cold(sheet: Sheet) -> None:
     clients, length, starts = (sheet.sizes[name] for name in ("clients", "length", "starts"))
     found: dict[str, list[float]] = {"imports": [], "masking": [], "whole process": []}
     with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready"
-        ready.mkdir()
-        prepare(ready, clients, length)
         for turn in range(starts + 1):
             home = Path(folder) / str(turn)
-            shutil.copytree(ready, home)
+            home.mkdir()
+            prepare(home, clients, length)  # made anew: a journal notices that it was copied
             start = time.perf_counter()
             answer = child.call("cold", {"folder": str(home)})
             whole = time.perf_counter() - start

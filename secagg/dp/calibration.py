@@ -202,9 +202,8 @@ class _Draft:
         if least > target.delta / 2:
             what = "the graph's failure probability" if failure else "the sampler's distance"
             raise PlanError(
-                f"over all rounds {what} takes {least:.2g} of delta; more delta, "
-                + ("security_bits or the complete graph are" if failure else "is")
-                + " needed",
+                f"over all rounds {what} takes {least:.2g} of delta; it needs more delta"
+                + (", more security_bits or the complete graph" if failure else ""),
                 rule="dp-target",
                 field="security_bits" if failure else "delta",
             )
