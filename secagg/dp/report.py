@@ -24,7 +24,8 @@ class Promise:
     shares: honest sites whose noise counts. l1_levels, l2_levels: sensitivity under
     ``adjacency``. noise_levels, noise_units: standard deviation in each coordinate of a full sum,
     in levels and in the vector's units. wrap_probability: of one sum. sampler_delta: what the
-    sampler's distance from the ideal law adds to delta over all rounds, within ``delta``.
+    sampler's distance from the ideal law, and the failures of a sparse graph, add to delta over
+    all rounds, within ``delta``.
     """
 
     adjacency: Adjacency
@@ -194,7 +195,8 @@ def noise_reasons(plan: Plan) -> list[str]:
         )
     lines.append(
         f"A sum wraps with probability at most {told.wrap_probability:.2g} ({told.bits} bits a "
-        f"coordinate); the sampler adds {told.sampler_delta:.2g} to delta, which is counted."
+        f"coordinate); the sampler{'' if plan.complete else ' and the sparse graph'} add"
+        f"{'s' if plan.complete else ''} {told.sampler_delta:.2g} to delta, which is counted."
     )
     return lines + told.assumes
 
