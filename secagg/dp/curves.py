@@ -40,7 +40,7 @@ def library(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MisuseError(
-            "accounting needs dp-accounting: pip install 'secagg[dp]'", rule="extra"
+            "accountants and audits need the extra dp: pip install 'secagg[dp]'", rule="extra"
         ) from error
 
 

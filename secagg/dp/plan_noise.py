@@ -61,6 +61,14 @@ def with_shares(plan: Plan, shares: int, adjacency: Adjacency) -> Mechanism:
     )
 
 
+def of_survivors(plan: Plan, survivors: int, adjacency: Adjacency) -> Mechanism:
+    """The noise of a sum that ``survivors`` sites were in, the colluding ones not counted."""
+    if noise_of(plan).law == "discrete-laplace":
+        # More Polya shares than a whole variable are one and some more: no better bound is known.
+        return mechanism_of(plan, adjacency=adjacency)
+    return with_shares(plan, survivors - plan.colluding, adjacency)
+
+
 def graph_failure(plan: Plan) -> float:
     """Probability that one round of a sparse plan opens less than the sum to the server."""
     if plan.complete or plan.central_noise:

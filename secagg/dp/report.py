@@ -11,8 +11,8 @@ from secagg_protocols.plan import Plan
 
 from . import accounting
 from .claims import Adjacency, Adversary, Claims, noise_of
-from .mechanisms import Mechanism, sampler_distance
-from .plan_noise import mechanism_of, with_shares
+from .mechanisms import sampler_distance
+from .plan_noise import mechanism_of, of_survivors
 from .shares import provision
 
 
@@ -144,19 +144,14 @@ def realised(aggregate: Aggregate, plan: Plan, *, delta: float | None = None) ->
     ):
         raise MisuseError("the survivors are not this plan's", rule="arguments")
     at = claimed.delta if delta is None else delta
-    shares = survivors - plan.colluding
-    noise = plan.pipeline.noise
-    mechanism: Mechanism = mechanism_of(plan)
-    if noise is not None and noise.law != "discrete-laplace":
-        # More Polya shares than a whole variable are one and some more: no better bound is known.
-        mechanism = with_shares(plan, shares, claimed.adjacency)
+    mechanism = of_survivors(plan, survivors, claimed.adjacency)
     return Realised(
         epsilon=accounting.epsilon(mechanism, delta=at, sampling_rate=claimed.sampling_rate),
         delta=at,
         adjacency=claimed.adjacency,
         survivors=survivors,
-        shares=shares,
-        excess=1.0 if claimed.shares == 1 else survivors / claimed.shares,
+        shares=survivors - plan.colluding,
+        excess=1.0 if plan.central_noise else survivors / claimed.shares,
     )
 
 

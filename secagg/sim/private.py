@@ -20,10 +20,10 @@ import numpy as np
 
 from secagg.dp import accounting
 from secagg.dp.calibration import calibrate
-from secagg.dp.claims import Claims
+from secagg.dp.claims import Claims, noise_of
 from secagg.dp.ledger import Ledger
 from secagg.dp.mechanisms import Mechanism
-from secagg.dp.plan_noise import mechanism_of, with_shares
+from secagg.dp.plan_noise import of_survivors
 from secagg.session import SiteSession
 from secagg.sim import training
 from secagg.sim.local import LocalSessions, Played
@@ -34,12 +34,11 @@ from secagg.sim.settings import Privacy
 from secagg.sim.sight import chi_square_tail
 from secagg.sim.summing import Array, AsDict
 from secagg.sim.training import HeldOut, Steps, TrainingSite
-from secagg_protocols.errors import MisuseError
 from secagg_protocols.journal import MemoryJournal
 from secagg_protocols.keys import Identity
 from secagg_protocols.plan import Plan
 from secagg_protocols.roster import Roster
-from secagg_protocols.stages import ClipL2, Noise, Quantise
+from secagg_protocols.stages import ClipL2, Quantise
 
 #: Much local work and few rounds: every round is paid for.
 STEPS: Final = Steps(count=10, rate=0.5)
@@ -251,27 +250,10 @@ def allowed_gap(plan: Plan, sites: int) -> float:
     rotated coordinate of a site by less than a level, so any of the vector by less than sqrt(d).
     """
     pipeline = plan.pipeline
-    noise = _noise(plan)
+    noise = noise_of(plan)
     tail = replace(noise, wrap_bits=GAP_BITS).radius(sites, 0.0, pipeline.total_length)
     level = math.sqrt(pipeline.noise_variance(sites) / noise.variance(sites))
     return (tail + sites * math.sqrt(pipeline.bounds.length)) * level
-
-
-def _noise(plan: Plan) -> Noise:
-    noise = plan.pipeline.noise
-    if noise is None:
-        raise MisuseError("the plan has no noise", rule="simulation")
-    return noise
-
-
-def _realised(plan: Plan, survivors: int) -> Mechanism:
-    """The noise of a sum that ``survivors`` sites were in, the colluding ones not counted."""
-    worst = mechanism_of(plan)
-    if _noise(plan).law == "discrete-laplace":
-        # More Polya shares than a whole variable are one and some more: no better bound is known.
-        return worst
-    claimed: Any = dict(plan.privacy or ())["adjacency"]
-    return with_shares(plan, survivors - plan.colluding, claimed)
 
 
 def train_privately(
@@ -307,7 +289,7 @@ def train_privately(
         plain = [sites[n].update(without, scaler, steps, clip) for n in summed.survivors]
         without = without + np.mean(plain, axis=0)
         score, other = (training.scores(held_out, scaler, model) for model in (weights, without))
-        happened.append(_realised(plan, count))
+        happened.append(of_survivors(plan, count, claims.adjacency))
         record = summation.records[-1]
         norms = [float(np.linalg.norm(vectors[name])) for name in summed.survivors]
         rounds.append(
@@ -330,13 +312,13 @@ def train_privately(
             )
         )
     last = rounds[-1]
-    central = _noise(plan).central
+    central = noise_of(plan).central
     return PrivateTraining(
         epsilon=claims.epsilon,
         delta=delta,
         adjacency=claims.adjacency,
         adversary=claims.adversary,
-        mechanism=_noise(plan).law,
+        mechanism=noise_of(plan).law,
         inputs=claims.rounds,
         clip=clip,
         bits=plan.wire_bits,

@@ -107,14 +107,6 @@ class Stage(Protocol):
         ...
 
 
-class RoundStage(Protocol):
-    """A stage that the round decides about, by its context or its parameters."""
-
-    def at(self, context: bytes, parameters: bytes) -> Stage:
-        """The stage of one round: ``context`` is the round context, 32 bytes."""
-        ...
-
-
 class ArrayEncoder:
     """The start of a chain: the caller's own array."""
 

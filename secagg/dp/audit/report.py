@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from secagg.dp.curves import library
 from secagg_protocols.errors import MisuseError
 
 Verdict = Literal["consistent", "violates"]
@@ -133,8 +134,4 @@ def check_reals(values: Any, name: str) -> npt.NDArray[np.float64]:
 
 def special() -> Any:
     """``scipy.special``, loaded when a test runs."""
-    try:
-        from scipy import special as functions
-    except ImportError:  # pragma: no cover - the development environment has it
-        raise MisuseError("the audit needs scipy: pip install 'secagg[dp]'", rule="extra") from None
-    return functions
+    return library("scipy.special")
