@@ -257,7 +257,9 @@ class Relay:
         try:
             data = end.recv(1 << 20)
         except ConnectionResetError:
-            data = b""
+            # A party that died with a message unread: the error comes once, and before what the
+            # party said last.
+            return
         if not data:
             self.reap(number)
         elif data[0] == NOTE:

@@ -311,18 +311,24 @@ class World:
         kind = ""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.end.send(msgspec.msgpack.encode((*aim(life), order)))
-        # Also where nobody reads any more: what a life said last is still to be read.
-        with contextlib.suppress(ConnectionResetError):
-            while data := self.end.recv(1 << 20):
-                kind, text, report = msgspec.msgpack.decode(data)
-                if kind == "report":
-                    return report, life
-                (found.deaths if kind == "dies" else found.refused).append(text)
+        while data := self.heard():
+            kind, text, report = msgspec.msgpack.decode(data)
+            if kind == "report":
+                return report, life
+            (found.deaths if kind == "dies" else found.refused).append(text)
         killed = self.reap()
         assert killed == (0 if kind == "refused" else signal.SIGKILL)
         self.note_left(found)
         self.begin()
         return b"", life + 1
+
+    def heard(self) -> bytes:
+        """What the life says next; nothing where it is over."""
+        while True:
+            # A life that died with an order unread resets the socket: that error comes once, and
+            # before what the life said last.
+            with contextlib.suppress(ConnectionResetError):
+                return self.end.recv(1 << 20)
 
     def note_inputs(self, report: bytes, found: Found) -> None:
         parcel = Parcel.of(report, 64 if self.plan.signed else 32)
