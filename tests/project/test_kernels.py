@@ -475,6 +475,24 @@ secret, wrong = field.recover(points, shares, 3)
 assert secret.tolist() == [1, 1] and np.flatnonzero(wrong).tolist() == [4]
 field.lagrange(points)
 field.inv(field.mul(field.add(points, points), field.sub(points, field.add(points, points))))
+from secagg_native import slots
+for dtype in lane_dtypes:
+    rows = np.zeros((2, 3), np.uint64)
+    slots.pack(np.ones(20, dtype), 9, 11, 17, rows)
+    slots.unpack(rows, 9, 11, 17, 4, np.zeros(20, dtype))
+from secagg_native import paillier
+from secagg_native.kernels import multipliers
+if features.IFMA in features.bigint_variants():
+    squares = paillier.Squares(2**512 - 1, variant=features.IFMA)
+    rows = paillier.to_words([5], 16)
+    assert squares.power(rows, 3).tolist() == paillier.to_words([125], 16).tolist()
+    assert squares.multi_power(rows, paillier.to_words([3], 1)) == 125
+    running = squares.product(rows)
+    running.multiply(rows)
+    assert running.value().tolist() == paillier.to_words([25], 16).tolist()
+    power = squares.table(5, 7).encrypt(paillier.to_words([65], 2))
+    assert power.tolist() == paillier.to_words([5**65], 16).tolist()
+    multipliers.spin(np.uint64(1), 1)
 
 missed, compiled = [], 0
 for name in sys.argv[1].split():
@@ -485,6 +503,9 @@ for name in sys.argv[1].split():
             if not value.overloads:
                 missed.append(name + "." + label)
 unable = [name for name in features.AES_VARIANTS if name not in features.aes_variants()]
+if features.IFMA not in features.bigint_variants():
+    unable += [each for each in missed if each.startswith(("digits.", "lookup.", "montgomery.",
+                                                           "multipliers."))]
 missed = [label for label in missed if not label.endswith(tuple(unable or ["nothing"]))]
 print(json.dumps([missed, compiled]))
 """
