@@ -236,6 +236,12 @@ def decrypt_once(
 ONE_TIME_SIZE: Final = KEY_SIZE + _NONCE_SIZE
 
 
+def stage_seed(secret: bytes, round_context: bytes, count: int) -> bytes:
+    """The ``count``-th seed that a site's stages get in a round, from the site's own seed."""
+    info = b"secagg stage seed v1" + round_context + struct.pack("<I", count)
+    return hkdf(secret, info, SEED_SIZE)
+
+
 def seal(data: bytes, identity: Identity) -> bytes:
     """Encrypt a party's dump for storage, under a key that only ``identity`` can derive."""
     nonce = secrets.token_bytes(_NONCE_SIZE)
