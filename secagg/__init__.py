@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from secagg_protocols.journal import FileJournal, Journal, MemoryJournal
     from secagg_protocols.keys import Identity, seal, unseal
     from secagg_protocols.masked_sum import Client, Server
+    from secagg_protocols.paillier_sum import Holder
     from secagg_protocols.parameters import (
         GraphParameters,
         GraphSecurity,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         graph_security,
         two_list_attack_possible,
     )
-    from secagg_protocols.plan import SUITE, MaskedSum, Plan
+    from secagg_protocols.plan import PAILLIER_SUITE, SUITE, MaskedSum, PaillierSum, Plan
     from secagg_protocols.plan_file import dump_plan, load_plan
     from secagg_protocols.roster import Roster
     from secagg_protocols.signed_roster import SignedRoster, dump_chain, load_chain
@@ -64,12 +65,13 @@ if TYPE_CHECKING:
         Stage,
     )
 
-    from .api import aggregate, client, load, server
+    from .api import aggregate, client, holder, load, server
     from .session import (
         Aborted,
         Agreement,
         Cold,
         Finished,
+        HolderSession,
         ServerSession,
         SiteSession,
         Slot,
@@ -100,16 +102,18 @@ _HOMES = {
             "GraphParameters GraphSecurity bonawitz17_expansion graph_parameters graph_security "
             "two_list_attack_possible"
         ),
-        "secagg_protocols.plan": "SUITE MaskedSum Plan",
+        "secagg_protocols.paillier_sum": "Holder",
+        "secagg_protocols.plan": "PAILLIER_SUITE SUITE MaskedSum PaillierSum Plan",
         "secagg_protocols.plan_file": "dump_plan load_plan",
         "secagg_protocols.roster": "Roster",
         "secagg_protocols.signed_roster": "SignedRoster dump_chain load_chain",
         "secagg_protocols.stages": (
             "AdaptiveClip Bounds ClipL2 ClipLinf Integers Noise Quantise Rotate Stage"
         ),
-        "secagg.api": "aggregate client load server",
+        "secagg.api": "aggregate client holder load server",
         "secagg.session": (
-            "Aborted Agreement Cold Finished ServerSession SiteSession Slot Store Wanted"
+            "Aborted Agreement Cold Finished HolderSession ServerSession SiteSession Slot Store "
+            "Wanted"
         ),
     }.items()
     for name in names.split()
@@ -117,8 +121,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "dp":
-        return importlib.import_module("secagg.dp")
+    if name in {"dp", "paillier"}:
+        return importlib.import_module(f"secagg.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'secagg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -131,6 +135,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "PAILLIER_SUITE",
     "SUITE",
     "Aborted",
     "AdaptiveClip",
@@ -153,6 +158,8 @@ __all__ = [
     "Floors",
     "GraphParameters",
     "GraphSecurity",
+    "Holder",
+    "HolderSession",
     "Identity",
     "Ignored",
     "Integers",
@@ -162,6 +169,7 @@ __all__ = [
     "MemoryJournal",
     "MisuseError",
     "Noise",
+    "PaillierSum",
     "PeerError",
     "Plan",
     "PlanError",
@@ -190,6 +198,7 @@ __all__ = [
     "dump_plan",
     "graph_parameters",
     "graph_security",
+    "holder",
     "load",
     "load_chain",
     "load_plan",

@@ -18,7 +18,7 @@ from .choose import recommended
 from .errors import EquivocationError, MisuseError, PeerError, PlanError
 from .journal import Journal, journal_calls
 from .keys import KEY_SIZE, Identity, digest_of
-from .plan import Plan
+from .plan import PaillierSum, Plan
 from .roster import Roster
 from .rules import Rule
 from .signed_roster import (
@@ -338,9 +338,10 @@ def plan_for_epoch(plan: Plan, roster: Roster) -> Plan:
 
     As many sites as before keep threshold and graph. Another number gets those that
     :meth:`Plan.recommend` would choose: a complete graph stays complete, a sparse one is chosen
-    anew. Everything else is kept, so :class:`PlanError` where fewer sites cannot keep a promise
-    (allow fewer dropouts, say), where the roster is not a later one (``epoch-order``), and where
-    the plan makes claims on privacy for another number of sites (``epoch-privacy``).
+    anew. A Paillier sum keeps its key, and so as many holders. Everything else is kept, so
+    :class:`PlanError` where fewer sites cannot keep a promise (allow fewer dropouts, say), where
+    the roster is not a later one (``epoch-order``), and where the plan makes claims on privacy
+    for another number of sites (``epoch-privacy``).
     """
     if not isinstance(roster, Roster):
         raise PlanError("a Roster", rule="field-types", field="roster")
@@ -361,6 +362,8 @@ def plan_for_epoch(plan: Plan, roster: Roster) -> Plan:
             rule="epoch-privacy",
             field="privacy",
         )
+    if isinstance(plan.protocol, PaillierSum):
+        return replace(plan, roster=roster)
     protocol = recommended(
         n,
         plan.threat,

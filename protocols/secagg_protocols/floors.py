@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .errors import MisuseError
-from .plan import Plan
+from .plan import PaillierSum, Plan
+from .wire import DIGEST_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,9 @@ class Floors:
     most_inputs_per_model: masked inputs that may be sent for one broadcast model; the smaller
         of this and ``plan.max_inputs_per_model`` counts, in the site's journal.
     malicious_server: refuse plans that trust the server to follow the protocol.
+    paillier_key: id of the one Paillier key that this site encrypts under, in hexadecimal: a
+        server that names a key of its own would read what it is sent. With ``malicious_server``,
+        plans of Paillier sums are refused without it.
     """
 
     smallest_cohort: int | None = None
@@ -34,12 +38,15 @@ class Floors:
     most_rounds: int | None = None
     most_inputs_per_model: int | None = None
     malicious_server: bool = False
+    paillier_key: str | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name == "malicious_server":
                 right = type(value) is bool
+            elif item.name == "paillier_key":
+                right = value is None or (type(value) is str and _is_digest(value))
             elif item.name == "noise_variance":
                 # A NaN would compare as below nothing and so switch the floor off.
                 right = value is None or (type(value) in {int, float} and 0 <= value < 1e300)
@@ -78,8 +85,28 @@ class Floors:
                 )
         if self.malicious_server and not plan.signed:
             raise MisuseError("this site takes part only in malicious-server plans", rule="floors")
+        if isinstance(plan.protocol, PaillierSum):
+            self._require_key(plan.protocol)
         if self.most_rounds is not None and round_number >= self.most_rounds:
             raise MisuseError(
                 f"round {round_number} exceeds this site's most_rounds {self.most_rounds}",
                 rule="floors",
             )
+
+    def _require_key(self, protocol: PaillierSum) -> None:
+        if self.paillier_key is None:
+            if self.malicious_server:
+                raise MisuseError(
+                    "a server that is not trusted could name a Paillier key of its own; give "
+                    "paillier_key, after comparing the key's id with the holders",
+                    rule="floors",
+                )
+        elif self.paillier_key.lower() != protocol.key.digest.hex():
+            raise MisuseError(
+                "the plan's Paillier key is not the one that this site's floors name",
+                rule="floors",
+            )
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 2 * DIGEST_SIZE and set(text.lower()) <= set("0123456789abcdef")

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar
 
-import msgspec
-
 from secagg_native import MAX_THREADS, features
 
+from .dumps import DUMP_FAULTS, pack_dump
 from .errors import (
     AuthenticationError,
     DecodeError,
@@ -51,7 +50,6 @@ from .wire import (
 
 Entropy = Callable[[int], bytes]
 HeaderT = TypeVar("HeaderT", bound=Header)
-_DUMP_MAGIC: Final = b"secagg dump 1\n"
 _MOST_SESSION: Final = 64
 _JOURNAL_METHODS: Final = ("claim", "newest", "retire", "floor", "read", "swap")
 
@@ -65,6 +63,14 @@ class Kind:
     header: type[Header]
     from_site: bool
     per_round: bool  # False: bound to the setup context, which no model has touched
+    #: Roles; by default what a site sends is for the server, and everything else is its answer.
+    sender: str = ""
+    to: str = ""
+
+    def __post_init__(self) -> None:
+        site = self.from_site
+        object.__setattr__(self, "sender", self.sender or ("client" if site else "server"))
+        object.__setattr__(self, "to", self.to or ("server" if site else "client"))
 
 
 class Contexts:
@@ -193,12 +199,11 @@ class Party:
             raise DecodeError(f"{size} bytes, at most {most} allowed", rule="limits")
 
     def _check_route(self, frame: Frame, sender: str | None) -> None:
-        known = (
-            frame.sender < self.plan.clients if self.role == "server" else (frame.sender == SERVER)
-        )
-        if not known or frame.recipient != self.index:
+        kind = self.kinds[frame.kind]
+        known = self._role_of(frame.sender) == kind.sender
+        if not known or frame.recipient != self._addressee(kind):
             raise AuthenticationError("sender or recipient does not fit", rule="route")
-        if sender is not None and sender != self._name(frame.sender):
+        if sender is not None and sender != self._carrier(frame):
             raise AuthenticationError(
                 "the transport names another sender than the frame", rule="route", sender=sender
             )
@@ -255,16 +260,41 @@ class Party:
             self.index.to_bytes(4, "little"),
         )
 
+    # Indices: sites in roster order, then holders; the server has one of its own.
+
+    def _member(self, index: int) -> tuple[str, bytes]:
+        roster, sites = self.plan.roster, self.plan.clients
+        if index == SERVER:
+            return SERVER_NAME, roster.server
+        return roster.sites[index] if index < sites else roster.holders[index - sites]
+
+    def _role_of(self, index: int) -> str:
+        if index == SERVER:
+            return "server"
+        if index < self.plan.clients:
+            return "client"
+        return "holder" if index < self.plan.clients + len(self.plan.roster.holders) else ""
+
     def _name(self, index: int) -> str:
-        return SERVER_NAME if index == SERVER else self.plan.roster.sites[index][0]
+        return self._member(index)[0]
 
     def _names(self, indices: Any) -> tuple[str, ...]:
-        sites = self.plan.roster.sites
-        return tuple(sites[i][0] for i in sorted(indices))
+        return tuple(self._name(i) for i in sorted(indices))
 
     def _public(self, index: int) -> bytes:
-        roster = self.plan.roster
-        return roster.server if index == SERVER else roster.sites[index][1]
+        return self._member(index)[1]
+
+    def _takes(self, kind: Kind) -> bool:
+        """Whether messages of ``kind`` are for this party's role."""
+        return kind.to == self.role
+
+    def _addressee(self, kind: Kind) -> int:
+        """Index of the party that a message of ``kind`` names as its recipient."""
+        return self.index
+
+    def _carrier(self, frame: Frame) -> str:
+        """Name of the party that the transport brings a frame from."""
+        return self._name(frame.sender)
 
     @property
     def _trailer_size(self) -> int:
@@ -358,7 +388,7 @@ class Party:
         frame = split_frame(data, trailer_size=self._trailer_size)
         size = memoryview(data).nbytes
         kind = self.kinds.get(frame.kind)
-        if kind is None or kind.from_site == (self.role == "client"):
+        if kind is None or not self._takes(kind):
             raise DecodeError("not a message for this role", rule="frame")
         self._check_limits(frame, size)
         self._check_route(frame, sender)
@@ -454,8 +484,7 @@ class Party:
             "accepted": [[k, s, d] for (k, s), d in self._accepted.items()],
             "state": self._state(),
         }
-        body = msgspec.msgpack.encode(state)
-        return b"".join((_DUMP_MAGIC, hashlib.sha256(body).digest(), body))
+        return pack_dump(state)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take the content of a dump (:func:`secagg.load` calls this)."""
@@ -478,35 +507,3 @@ def checked_model(model: object) -> Buffer:
     if not isinstance(model, (bytes, bytearray, memoryview)) or not memoryview(model).contiguous:
         raise MisuseError("a model is bytes, in one piece", rule="model")
     return model
-
-
-#: What hostile or foreign content of a dump can make the decoder raise.
-DUMP_FAULTS: Final = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)
-
-
-def read_dump(data: Buffer, plan: Plan) -> dict[str, Any]:
-    """The checked content of a dump; :class:`MisuseError` where it is cut or of another plan."""
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise MisuseError("a dump is bytes", rule="dump")
-    whole = memoryview(bytes(data))
-    start = len(_DUMP_MAGIC) + DIGEST_SIZE
-    body = whole[start:]
-    if bytes(whole[: len(_DUMP_MAGIC)]) != _DUMP_MAGIC or not hmac.compare_digest(
-        whole[len(_DUMP_MAGIC) : start], hashlib.sha256(body).digest()
-    ):
-        raise MisuseError("the dump is cut or changed", rule="dump")
-    try:
-        state: dict[str, Any] = msgspec.msgpack.decode(body)
-        if state["plan"] != plan.digest:
-            raise MisuseError("the dump belongs to another plan", rule="dump")
-    except DUMP_FAULTS:
-        raise MisuseError("the dump is not one of this version", rule="dump") from None
-    return state

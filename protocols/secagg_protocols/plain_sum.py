@@ -19,9 +19,9 @@ from .journal import MemoryJournal
 from .keys import SEED_SIZE, Identity, digest_of
 from .lift import lift
 from .masked_sum import messages
-from .masked_sum.masks import aggregate_digest
 from .party import Kind, Party
 from .plan import Plan
+from .result import aggregate_digest, ring_size
 from .roster import SERVER_NAME
 from .wire import SERVER, Buffer, to_bitmap
 
@@ -64,7 +64,7 @@ class PlainClient(_PlainParty):
         encoder = self.pipeline.begin(array, weight, lambda: self._entropy(SEED_SIZE))
         levels = np.empty(plan.ring_length, dtype=np.int64)
         encoder.tile(levels, 0)
-        packed = bytearray(messages.input_size(plan))
+        packed = bytearray(ring_size(plan))
         bitpack.pack(levels.astype(plan.lane), plan.wire_bits, packed)
         frame, _ = self._frame(messages.INPUT, SERVER, messages.Input(), packed)
         self._sent = True
@@ -95,7 +95,7 @@ class PlainServer(_PlainParty):
             return [Ignored(PeerError("this input is here already", rule="step-order"))]
         try:
             self._header(frame, messages.Input)
-            packed = self._tail(frame, messages.input_size(self.plan))
+            packed = self._tail(frame, ring_size(self.plan))
         except PeerError as error:
             return [Dropped(self._name(frame.sender), error)]
         ring = np.zeros(self.plan.ring_length, dtype=self.plan.lane)
@@ -121,7 +121,7 @@ class PlainServer(_PlainParty):
             total += self.inputs[site]
         if plan.central_noise:
             self._add_central_noise(total, self._entropy(SEED_SIZE))
-        packed = bytearray(messages.input_size(plan))
+        packed = bytearray(ring_size(plan))
         bitpack.pack(total.astype(plan.lane), plan.wire_bits, packed)
         bitmap = to_bitmap(survivors, plan.clients)
         digest = aggregate_digest(self.contexts.round, bitmap, [packed], len(packed))

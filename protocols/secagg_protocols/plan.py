@@ -10,11 +10,13 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from .choose import MaskedSum, graph_reasons, in_bits, recommended, release_reasons
-from .errors import PlanError
+from .choose import MaskedSum, graph_reasons, recommended, release_reasons
+from .errors import MisuseError, PlanError
 from .keys import digest_of
-from .parameters import GraphSecurity, graph_security
+from .paillier import PublicKey
 from .plan_fields import claims_of, require_integer
+from .plan_masked import MaskedRules
+from .plan_paillier import PaillierRules, PaillierSum, paillier_reasons
 from .roster import Roster
 from .stages import Pipeline, Stage
 from .stages.pipeline import MOST_WEIGHT, STAGES
@@ -23,7 +25,10 @@ Threat = Literal["semi-honest", "malicious-server"]
 THREATS: Final = ("semi-honest", "malicious-server")
 #: X25519, HKDF-SHA256, AES-128-CTR masks, XChaCha20-Poly1305 shares, Ed25519 signatures.
 SUITE: Final = "x25519-aes128ctr-ed25519-v1"
-SUITES: Final = (SUITE,)
+#: Paillier with short randomness, the same signatures.
+PAILLIER_SUITE: Final = "paillier-djn-ed25519-v1"
+#: Suites of each protocol that a plan can name.
+SUITES: Final = {MaskedSum: (SUITE,), PaillierSum: (PAILLIER_SUITE,)}
 MOST_LENGTH: Final = 1 << 32
 #: Fewest and most statistical security bits a round of a sparse graph may have.
 SECURITY_BITS: Final = (20, 128)
@@ -33,13 +38,13 @@ _PLAN_LABEL: Final = b"secagg plan v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(MaskedRules, PaillierRules):
     """One frozen agreement. Every broken rule is a :class:`PlanError` that names it.
 
     roster: sites, server and holders with their pinned keys.
     length: coordinates of a site's vector.
     stages: the local pipeline, first to last.
-    protocol: :class:`MaskedSum`.
+    protocol: :class:`MaskedSum` or :class:`PaillierSum`.
     threat: ``"semi-honest"`` or ``"malicious-server"``.
     colluding: sites that may pool what they know with the server.
     max_dropouts: sites that may be missing from the sum.
@@ -62,7 +67,7 @@ class Plan:
     roster: Roster
     length: int
     stages: tuple[Stage, ...]
-    protocol: MaskedSum
+    protocol: MaskedSum | PaillierSum
     threat: Threat
     colluding: int
     max_dropouts: int
@@ -96,6 +101,13 @@ class Plan:
         self._check_one_survivor_set()
         self._check_sparse_threat()
         self._check_sparse_security()
+        self._check_paillier_fields()
+        self._check_key_holders()
+        self._check_holder_threshold()
+        self._check_one_opening()
+        self._check_knowledge_proofs()
+        self._check_modulus_proof()
+        self._check_fixed_data_holders()
         self._check_privacy_noise()
         self._check_noise_shares()
         self._check_noise_central()
@@ -119,10 +131,11 @@ class Plan:
                 raise PlanError("text", rule="field-types", field=name)
         if not isinstance(self.roster, Roster):
             raise PlanError("a Roster", rule="field-types", field="roster")
-        if not isinstance(self.protocol, MaskedSum):
-            raise PlanError("a MaskedSum", rule="field-types", field="protocol")
-        require_integer(self.protocol.share_threshold, "protocol.share_threshold")
-        require_integer(self.protocol.neighbours, "protocol.neighbours")
+        if type(self.protocol) not in SUITES:
+            raise PlanError("a MaskedSum or PaillierSum", rule="field-types", field="protocol")
+        if isinstance(self.protocol, MaskedSum):
+            require_integer(self.protocol.share_threshold, "protocol.share_threshold")
+            require_integer(self.protocol.neighbours, "protocol.neighbours")
         for name in ("bits", "max_inputs_per_model"):
             if getattr(self, name) is not None:
                 require_integer(getattr(self, name), name)
@@ -161,8 +174,9 @@ class Plan:
             raise PlanError(f"one of {', '.join(THREATS)}", rule="threat", field="threat")
 
     def _check_suite(self) -> None:
-        if self.suite not in SUITES:
-            raise PlanError(f"one of {', '.join(SUITES)}", rule="suite", field="suite")
+        known = SUITES[type(self.protocol)]
+        if self.suite not in known:
+            raise PlanError(f"one of {', '.join(known)}", rule="suite", field="suite")
 
     def _check_security_bits(self) -> None:
         low, high = SECURITY_BITS
@@ -194,85 +208,6 @@ class Plan:
                 "at least 1 where sites receive the sum: each of them can subtract its own vector",
                 rule="insiders",
                 field="colluding",
-            )
-
-    def _check_graph_shape(self) -> None:
-        k = self.protocol.neighbours
-        if k == self.clients - 1 or (k % 2 == 0 and 2 <= k < self.clients - 1):
-            return
-        raise PlanError(
-            f"{self.clients - 1} for the complete graph, or an even number from 2 to "
-            f"{self.clients - 2}",
-            rule="graph-shape",
-            field="neighbours",
-        )
-
-    def _check_fixed_data_graph(self) -> None:
-        if self.fixed_data and not self.complete:
-            raise PlanError(
-                f"fixed data need the complete graph, {self.clients - 1} neighbours: a site of a "
-                "sparse graph is not told who is in the sum, so it cannot compare two sums",
-                rule="fixed-data-graph",
-                field="neighbours",
-            )
-
-    def _check_share_threshold(self) -> None:
-        t, k = self.protocol.share_threshold, self.protocol.neighbours
-        if not 2 <= t <= k + 1:
-            raise PlanError(
-                f"from 2 to {k + 1}, the holders of one site's shares",
-                rule="share-threshold",
-                field="share_threshold",
-            )
-        if not self.complete:
-            return
-        if t > self.min_survivors:
-            raise PlanError(
-                f"{t} shares are needed and only {self.min_survivors} sites are sure to survive",
-                rule="share-threshold",
-                field="share_threshold",
-            )
-        if t <= self.colluding:
-            raise PlanError(
-                f"{self.colluding} colluding sites would hold {t} shares of everybody",
-                rule="share-threshold",
-                field="share_threshold",
-            )
-
-    def _check_one_survivor_set(self) -> None:
-        t, n, c = self.protocol.share_threshold, self.clients, self.colluding
-        # Over fixed data the law also makes any two sums of one roster share an honest site that
-        # reveals for both, and so compares them, whatever got lost on the way to the others.
-        # Sums of several rosters: `fixed-roster`, which a site checks.
-        if (self.signed or self.fixed_data) and self.complete and 2 * t <= n + c:
-            raise PlanError(
-                f"twice {t} does not exceed {n} sites + {c} colluding: a server could have two "
-                "survivor sets confirmed and open one site's vector "
-                f"(it takes {(n + c) // 2 + 1})",
-                rule="one-survivor-set",
-                field="share_threshold",
-            )
-
-    def _check_sparse_threat(self) -> None:
-        if not self.complete and self.threat != "semi-honest":
-            raise PlanError(
-                "a sparse graph is drawn by the server, so it needs the semi-honest threat",
-                rule="sparse-threat",
-                field="neighbours",
-            )
-
-    def _check_sparse_security(self) -> None:
-        if self.complete:
-            return
-        found = self.graph_security()
-        if found.security_bits < self.security_bits:
-            raise PlanError(
-                f"this graph gives {in_bits(found.security_bits)} a round "
-                f"({in_bits(found.capture_bits)} against captured neighbours, "
-                f"{in_bits(found.connectivity_bits)} against a split graph), "
-                f"{self.security_bits} are asked for",
-                rule="sparse-security",
-                field="neighbours",
             )
 
     def _check_privacy_noise(self) -> None:
@@ -331,11 +266,6 @@ class Plan:
         return self.clients - self.max_dropouts
 
     @property
-    def complete(self) -> bool:
-        """Whether every two sites share a mask."""
-        return self.protocol.neighbours == self.clients - 1
-
-    @property
     def release_block(self) -> int:
         """Sites by which two sums of fixed data differ at least, where they differ."""
         return self.min_honest + self.colluding
@@ -363,16 +293,6 @@ class Plan:
         clip = pipeline.adaptive
         part = 1.0 if clip is None else clip.lowest / clip.clip
         return pipeline.noise_variance(self.min_survivors - self.colluding) * part**2
-
-    def graph_security(self) -> GraphSecurity:
-        """Statistical security per round of this plan's graph, in bits."""
-        return graph_security(
-            self.clients,
-            self.colluding,
-            self.max_dropouts,
-            self.protocol.neighbours,
-            self.protocol.share_threshold,
-        )
 
     @property
     def pipeline(self) -> Pipeline:
@@ -410,7 +330,7 @@ class Plan:
         ]
         rest = [getattr(self, f.name) for f in fields(self) if f.name not in _SPECIAL]
         privacy = None if self.privacy is None else [list(pair) for pair in self.privacy]
-        protocol = ["MaskedSum", self.protocol.share_threshold, self.protocol.neighbours]
+        protocol = canonical_protocol(self.protocol)
         return ["plan", 1, self.roster.canonical(), stages, protocol, privacy, *rest]
 
     @classmethod
@@ -431,8 +351,13 @@ class Plan:
         fixed_data: bool = False,
         max_inputs_per_model: int | None = None,
         bits: int | None = None,
+        key: PublicKey | None = None,
+        colluding_holders: int = 0,
     ) -> Plan:
         """A plan whose share threshold and graph are chosen; :meth:`explain` says why.
+
+        With a Paillier ``key`` the plan is of a :class:`PaillierSum` under it, opened by the
+        roster's holders, ``colluding_holders`` of which may work with the server.
 
         ``neighbours=None`` takes the sparse graph of the exact solver where the threat allows
         it and the solver finds one, the complete graph otherwise and for fixed data.
@@ -450,15 +375,23 @@ class Plan:
             ("neighbours", 0 if neighbours is None else neighbours),
         ):
             require_integer(value, name)
-        protocol = recommended(
-            len(roster.sites),
-            threat,
-            colluding,
-            max_dropouts,
-            neighbours,
-            security_bits,
-            fixed_data,
-        )
+        protocol: MaskedSum | PaillierSum
+        if key is not None:
+            if neighbours is not None:
+                raise PlanError(
+                    "a Paillier sum has no graph", rule="graph-shape", field="neighbours"
+                )
+            protocol = PaillierSum(key=key, colluding_holders=colluding_holders)
+        else:
+            protocol = recommended(
+                len(roster.sites),
+                threat,
+                colluding,
+                max_dropouts,
+                neighbours,
+                security_bits,
+                fixed_data,
+            )
         if max_inputs_per_model is None and not fixed_data:
             max_inputs_per_model = 2
         return cls(
@@ -471,7 +404,7 @@ class Plan:
             max_dropouts=max_dropouts,
             min_honest=min_honest,
             sites_receive=sites_receive,
-            suite=SUITE,
+            suite=SUITES[type(protocol)][0],
             security_bits=security_bits,
             max_weight=max_weight,
             fixed_data=fixed_data,
@@ -487,16 +420,21 @@ class Plan:
             f"{survive} sites; less {c} colluding, at least {survive - c} of them are honest "
             f"(min_honest {self.min_honest}).",
         ]
-        found = None if self.complete else self.graph_security()
-        lines += graph_reasons(n, c, survive, self.protocol, found, rounds)
+        if isinstance(self.protocol, PaillierSum):
+            lines += paillier_reasons(self.protocol, signed=self.signed)
+        else:
+            found = None if self.complete else self.graph_security()
+            lines += graph_reasons(n, c, survive, self.protocol, found, rounds)
         noise = self.pipeline.noise
         lines.append(
             f"{self.wire_bits} bits a coordinate: the sum of {n} sites "
             + ("cannot wrap" if noise is None else f"wraps with probability 2^-{noise.wrap_bits}")
             + f" (it needs {self.bits_needed})."
         )
-        if self.signed:
+        if self.signed and isinstance(self.protocol, MaskedSum):
             lines.append("Every message is signed and survivors are confirmed before any reveal.")
+        elif self.signed:
+            lines.append("Every message is signed, and holders open what the sites signed.")
         else:
             lines.append("The server is trusted to follow the protocol; nothing is signed.")
         return lines + release_reasons(
@@ -507,6 +445,23 @@ class Plan:
         )
 
 
+def masked_of(plan: Plan) -> MaskedSum:
+    """The protocol of a plan that must be of a masked sum; :class:`MisuseError` otherwise."""
+    if not isinstance(plan.protocol, MaskedSum):
+        raise MisuseError(
+            f"this needs the plan of a MaskedSum, not of a {type(plan.protocol).__name__}",
+            rule="protocol",
+        )
+    return plan.protocol
+
+
+def canonical_protocol(protocol: MaskedSum | PaillierSum) -> list[Any]:
+    """Name and values of a plan's protocol, as its digest is taken of."""
+    if isinstance(protocol, MaskedSum):
+        return ["MaskedSum", protocol.share_threshold, protocol.neighbours]
+    return ["PaillierSum", protocol.key.canonical(), protocol.colluding_holders]
+
+
 _SPECIAL: Final = frozenset({"roster", "stages", "protocol", "privacy", "digest"})
 
 
@@ -515,4 +470,4 @@ def _pipeline(stages: tuple[Stage, ...], length: int, max_weight: int) -> Pipeli
     return Pipeline(stages, length, max_weight)
 
 
-__all__ = ["SUITE", "MaskedSum", "Plan", "Threat"]
+__all__ = ["PAILLIER_SUITE", "SUITE", "MaskedSum", "PaillierSum", "Plan", "Threat"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import tomllib
 from dataclasses import fields
 from typing import Any
 
 from .errors import PlanError
-from .plan import MaskedSum, Plan
+from .paillier import PublicKey
+from .plan import MaskedSum, PaillierSum, Plan
 from .roster import Roster
 from .stages.pipeline import STAGES
 
@@ -22,8 +24,12 @@ def dump_plan(plan: Plan) -> str:
         value = getattr(plan, name)
         if name not in _TABLES and value is not None:
             lines.append(f"{name} = {_value(value)}")
-    lines += ["", "[protocol]", 'name = "MaskedSum"']
-    lines += [f"{f.name} = {_value(getattr(plan.protocol, f.name))}" for f in fields(MaskedSum)]
+    lines += ["", "[protocol]", f'name = "{type(plan.protocol).__name__}"']
+    for field in fields(plan.protocol):
+        value = getattr(plan.protocol, field.name)
+        if isinstance(value, PublicKey):
+            value = base64.b64encode(value.to_bytes()).decode()
+        lines.append(f"{field.name} = {_value(value)}")
     if plan.privacy is not None:
         lines += ["", "[privacy]"]
         lines += [f"{_value(name)} = {_value(value)}" for name, value in plan.privacy]
@@ -66,9 +72,7 @@ def load_plan(text: str) -> Plan:
     values: dict[str, Any] = dict(data)
     values["roster"] = Roster.from_dict(_table(data, "roster"))
     protocol = dict(_table(data, "protocol"))
-    if protocol.pop("name", None) != "MaskedSum":
-        raise PlanError('name = "MaskedSum"', rule="plan-file", field="protocol")
-    values["protocol"] = _build(MaskedSum, protocol, "protocol")
+    values["protocol"] = _protocol(protocol)
     stages = data.get("stages", [])
     if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
         raise PlanError("an array of tables", rule="plan-file", field="stages")
@@ -77,6 +81,21 @@ def load_plan(text: str) -> Plan:
         values["privacy"] = tuple(_table(data, "privacy").items())
     plan: Plan = _build(Plan, values, "plan")
     return plan
+
+
+def _protocol(data: dict[str, Any]) -> Any:
+    name = data.pop("name", None)
+    if name == "MaskedSum":
+        return _build(MaskedSum, data, "protocol")
+    if name != "PaillierSum":
+        raise PlanError('name = "MaskedSum" or "PaillierSum"', rule="plan-file", field="protocol")
+    if "key" in data:
+        try:
+            key = base64.b64decode(data["key"], validate=True)
+        except (TypeError, ValueError):
+            raise PlanError("a public key in base64", rule="plan-file", field="key") from None
+        data["key"] = PublicKey.from_bytes(key)
+    return _build(PaillierSum, data, "protocol")
 
 
 def _stage(data: dict[str, Any]) -> Any:

@@ -18,8 +18,8 @@ import numpy as np
 
 from secagg_protocols.errors import BudgetError, MisuseError, PlanError
 from secagg_protocols.journal import Journal, journal_calls
-from secagg_protocols.masked_sum.registers import data_name, ledger_register
 from secagg_protocols.plan import Plan
+from secagg_protocols.registers import data_name, ledger_register
 
 from . import mechanisms
 from .accounting import compose

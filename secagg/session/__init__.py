@@ -1,6 +1,7 @@
 """Sessions: many rounds over one roster epoch, few messages, safe through crashes."""
 
-from .events import Aborted, Agreement, Cold, Finished, SessionEvent, Wanted
+from .events import Aborted, Agreement, Cold, Finished, Opened, SessionEvent, Wanted
+from .holder import HolderSession
 from .messages import Slot
 from .server import ServerSession
 from .site import SiteSession
@@ -12,6 +13,8 @@ __all__ = [
     "Agreement",
     "Cold",
     "Finished",
+    "HolderSession",
+    "Opened",
     "Recorder",
     "ServerSession",
     "SessionEvent",

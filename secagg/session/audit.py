@@ -19,7 +19,7 @@ from .audit_evidence import Evidence, is_evidence
 from .audit_replay import Replay
 from .audit_rules import Conviction, Doubt, Signed
 from .messages import Slot
-from .transcript import Model, Moved, Outcome, Piece, Transcript
+from .transcript import Model, Moved, Outcome, Piece, Transcript, require_auditable
 
 #: Most frames that are listed one by one as not authentic; the rest is counted.
 _MOST_LISTED: Final = 20
@@ -111,7 +111,8 @@ def audit(
     checks: the class that holds the rules, for tests that override one.
 
     Raises :class:`~secagg.MisuseError` (rule ``transcript-file``) for a file that is neither, or
-    of another plan, and ``OSError`` for one that cannot be read. Memory grows with the number of
+    of another plan, (rule ``protocol``) for one of a Paillier sum, which it would misread, and
+    ``OSError`` for one that cannot be read. Memory grows with the number of
     frames (about 0.6 kB each) and, in a replay, by one vector for each of at most eight rounds.
     """
     if plan is not None and not isinstance(plan, Plan):
@@ -124,6 +125,7 @@ def audit(
         source = Evidence(path) if is_evidence(path) else Transcript(path)
         if plan is not None and source.plan.digest != plan.digest:
             raise MisuseError(f"{path} is of another plan", rule="transcript-file")
+        require_auditable(source.plan)
         groups.setdefault((source.plan.digest, source.session), []).append(source)
     verdict = Verdict()
     if len(groups) > 1:

@@ -18,7 +18,8 @@ from secagg_protocols.errors import DecodeError, PeerError
 from secagg_protocols.keys import KEY_SIZE, ExchangeKey, agree
 from secagg_protocols.masked_sum import masks
 from secagg_protocols.masked_sum import messages as inner
-from secagg_protocols.plan import Plan
+from secagg_protocols.plan import Plan, masked_of
+from secagg_protocols.result import Result, aggregate_digest, ring_size
 from secagg_protocols.shamir import SHARE_SIZE
 from secagg_protocols.wire import SERVER, SIGNATURE_SIZE, from_bitmap
 
@@ -101,7 +102,7 @@ class Checks:
 
     def _check_advert_list(self, frame: Signed, header: inner.Adverts) -> None:
         near, present = self._bits(header.neighbours), self._bits(header.present)
-        right = near.bit_count() == self.plan.protocol.neighbours and not _has(
+        right = near.bit_count() == masked_of(self.plan).neighbours and not _has(
             near, frame.recipient
         )
         if not right or present & ~near:
@@ -126,11 +127,11 @@ class Checks:
         elif holders is not None and holders < plan.protocol.share_threshold:
             self._convict("cohort", frame, f"leaves {holders} holders of a site's shares", frame)
 
-    def _check_result_tail(self, frame: Signed, header: inner.Result) -> None:
+    def _check_result_tail(self, frame: Signed, header: Result) -> None:
         if not self.plan.sites_receive or frame.tail is None:
             return
         packed = frame.tail
-        digest = masks.aggregate_digest(frame.context, header.survivors, [packed], len(packed))
+        digest = aggregate_digest(frame.context, header.survivors, [packed], len(packed))
         if digest != header.digest:
             self._convict("result-tail", frame, "carries another sum than its digest", frame)
 
@@ -168,7 +169,7 @@ class Checks:
             text = f"and another message disagree on {self._names(inside & ~outside)}"
             self._convict("nested-sets", frame, text, other, frame)
 
-    def _check_one_result(self, frame: Signed, header: inner.Result) -> None:
+    def _check_one_result(self, frame: Signed, header: Result) -> None:
         known = self.results.setdefault(frame.round, {})
         for digest, first in islice(known.items(), 1):
             if digest != header.digest:
@@ -428,7 +429,7 @@ class Checks:
         elif kind is inner.SHARES_FOR and _has(lists["present"], frame.recipient):
             size = inner.SEALED_SIZE * (lists["present"].bit_count() - 1)
         elif kind is inner.INPUT or (kind is inner.RESULT and plan.sites_receive):
-            size = inner.input_size(plan)
+            size = ring_size(plan)
         elif kind.number in _RELAYING:
             size = SIGNATURE_SIZE * lists["signers"].bit_count()
         return size, 1

@@ -20,6 +20,7 @@ from secagg_protocols.masked_sum import Server
 from secagg_protocols.masked_sum import messages as inner
 from secagg_protocols.party import Kind
 from secagg_protocols.plan import Plan
+from secagg_protocols.result import Result, ring_size
 from secagg_protocols.wire import Frame, Header, bitmap_size, from_bitmap
 
 from .audit_rules import Signed, Stated
@@ -67,7 +68,7 @@ class KeylessServer(Server):
         """Take a masked input of which only the hash is known, with zeros in its place."""
         self._stated_digest = frame.digest
         try:
-            zeros = bytes(inner.input_size(self.plan))
+            zeros = bytes(ring_size(self.plan))
             return self.receive(frame.head + zeros + frame.trailer, sender=sender)
         finally:
             self._stated_digest = None
@@ -142,7 +143,7 @@ class Replay:
         if frame.tail is not None:
             data = frame.head + frame.tail + frame.trailer
             events = self._server.receive(data, sender=sender)
-        elif frame.kind is inner.INPUT and frame.tail_size == inner.input_size(self.plan):
+        elif frame.kind is inner.INPUT and frame.tail_size == ring_size(self.plan):
             self.hashed = True
             events = self._server.receive_without_tail(frame, sender=sender)
         else:
@@ -238,7 +239,7 @@ class Replay:
 
     def _difference(self, frame: Signed, name: str, follows: Header) -> str:
         text = f"{frame.name} to {name} is not what follows from what was received"
-        sums = [h.digest for h in (frame.header, follows) if isinstance(h, inner.Result)]
+        sums = [h.digest for h in (frame.header, follows) if isinstance(h, Result)]
         if len(set(sums)) > 1:
             return f"{text}: it states another sum"
         said, due = (getattr(h, "present", None) for h in (frame.header, follows))

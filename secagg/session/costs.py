@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from secagg_protocols.masked_sum import messages as inner
 from secagg_protocols.masked_sum.costs import round_cost
-from secagg_protocols.plan import Plan
+from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.wire import DIGEST_SIZE, SIGNATURE_SIZE, Header, bitmap_size
 
 from .messages import Agree, Agreed, Order, Part, Report, Slot
@@ -22,6 +22,8 @@ class ExchangeBytes:
 
 def slots(plan: Plan, *, cold: bool) -> tuple[Slot, ...]:
     """The exchanges of one round, in order."""
+    if isinstance(plan.protocol, PaillierSum):
+        return (Slot.INPUT, Slot.REVEAL)
     start = (Slot.ADVERTISE, Slot.SHARE) if cold else ()
     consent = (Slot.CONSENT,) if plan.signed else ()
     return (*start, Slot.INPUT, *consent, Slot.REVEAL)
@@ -38,7 +40,8 @@ def exchange_bytes(
     last: bool = False,
     parameters: int = 0,
 ) -> ExchangeBytes:
-    """Exact sizes of order and report for one site, in a session in which nobody drops out.
+    """Exact sizes of order and report for one site, in a session of masked sums in which nobody
+    drops out.
 
     exchange, round: their numbers, which take more bytes as they grow. result: whether the
     order carries the result of the round before. agreed: whether it carries its agreements.

@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 from secagg_protocols.enrolment import Membership
 from secagg_protocols.errors import MisuseError
 from secagg_protocols.journal import JOURNAL_IO_RULE, journal_calls
-from secagg_protocols.masked_sum import messages as inner
+from secagg_protocols.masked_sum import messages as masked
+from secagg_protocols.paillier_sum import messages as paillier
 from secagg_protocols.party import Kind, Party
-from secagg_protocols.plan import Plan
+from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.wire import Buffer
 
 from .messages import KINDS, largest_control, session_context
@@ -75,8 +76,10 @@ class Desk(Party):
     @functools.cached_property
     def _largest_part(self) -> int:
         """Bytes of the largest inner frame that a bundle of this plan can have."""
-        rounds = (inner.largest_frame(self.plan, kind) for kind in inner.KINDS.values())
-        return max(*rounds, *(self._largest(kind) for kind in KINDS.values()))
+        inner = paillier if isinstance(self.plan.protocol, PaillierSum) else masked
+        largest: Callable[[Plan, Kind], int] = inner.largest_frame
+        rounds = (largest(self.plan, kind) for kind in inner.KINDS.values())
+        return max(*rounds, *(self._largest(kind) for kind in self.kinds.values()))
 
     def _retire(self, below: int) -> None:
         """Let the journal drop rounds that nobody can ask about any more."""

@@ -54,4 +54,12 @@ class Agreement:
     sites: tuple[str, ...]
 
 
-SessionEvent = Event | Wanted | Finished | Aborted | Cold | Agreement
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """At a holder: it helped to open the sum over ``sites``, which it does not see."""
+
+    round: int
+    sites: tuple[str, ...]
+
+
+SessionEvent = Event | Wanted | Finished | Aborted | Cold | Agreement | Opened

@@ -19,7 +19,7 @@ from secagg_protocols.errors import DecodeError
 from secagg_protocols.events import Step
 from secagg_protocols.keys import digest_of
 from secagg_protocols.party import Kind
-from secagg_protocols.plan import Plan
+from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.wire import (
     DIGEST_SIZE,
     PREFIX_SIZE,
@@ -112,12 +112,41 @@ class Agreed(Header, frozen=True):
     signers: bytes
 
 
+class Relay(Header, frozen=True):
+    """Server to holder: one site's input, and the model and parameters of its round, without
+    which the input is not authentic."""
+
+    round: Number
+    model: Digest
+    parameters: Annotated[bytes, msgspec.Meta(max_length=MOST_PARAMETERS)]
+    parts: Annotated[tuple[Part, ...], msgspec.Meta(min_length=1, max_length=1)]
+
+
+class Lacks(Header, frozen=True):
+    """Holder to server: inputs of this round that are to be opened and never came."""
+
+    round: Number
+    sites: bytes
+
+
 # Session frames are in no round, so their step says nothing.
 ORDER: Final = Kind(64, Step.ADVERTISE, Order, from_site=False, per_round=False)
 REPORT: Final = Kind(65, Step.ADVERTISE, Report, from_site=True, per_round=False)
 AGREE: Final = Kind(66, Step.REVEAL, Agree, from_site=True, per_round=False)
 AGREED: Final = Kind(67, Step.REVEAL, Agreed, from_site=False, per_round=False)
 KINDS: Final = {kind.number: kind for kind in (ORDER, REPORT, AGREE, AGREED)}
+
+# Of sessions over Paillier sums only. A holder's orders are those of sites, for another role.
+RELAY: Final = Kind(68, Step.INPUT, Relay, from_site=False, per_round=False, to="holder")
+ANSWER: Final = Kind(
+    69, Step.REVEAL, Report, from_site=False, per_round=False, sender="holder", to="server"
+)
+LACKS: Final = Kind(
+    70, Step.REVEAL, Lacks, from_site=False, per_round=False, sender="holder", to="server"
+)
+PAILLIER_KINDS: Final = KINDS | {kind.number: kind for kind in (RELAY, ANSWER, LACKS)}
+_CONTROLS: Final = frozenset(kind.number for kind in (ORDER, REPORT, RELAY, ANSWER))
+_INSIDE: Final = frozenset(kind.number for kind in (AGREE, AGREED, LACKS))
 
 
 def session_context(plan: Plan, session: bytes) -> bytes:
@@ -131,9 +160,20 @@ def session_context(plan: Plan, session: bytes) -> bytes:
     )
 
 
+def agreements_needed(plan: Plan) -> int:
+    """Sites that confirm a result together: no two results can both have so many.
+
+    ``share_threshold`` of a masked sum; where holders open the sum, the fewest that exceed half
+    of the sites and the colluding ones.
+    """
+    if isinstance(plan.protocol, PaillierSum):
+        return (plan.clients + plan.colluding) // 2 + 1
+    return plan.protocol.share_threshold
+
+
 def largest_control(plan: Plan, kind: Kind, signature: int) -> int:
     """Most bytes of a session frame; ``signature`` is the size of a trailer."""
-    tail = plan.protocol.share_threshold * signature if kind is AGREED else 0
+    tail = agreements_needed(plan) * signature if kind is AGREED else 0
     return PREFIX_SIZE + MOST_HEADER + bitmap_size(plan.clients) + tail + signature
 
 
@@ -180,7 +220,7 @@ def split_bundle(data: Buffer, *, trailer_size: int) -> Bundle:
         raise DecodeError("the control frame of a bundle is too long", rule="limits")
     control = view[:size]
     frame = split_frame(control, trailer_size=trailer_size)
-    if frame.kind not in {ORDER.number, REPORT.number}:
+    if frame.kind not in _CONTROLS:
         raise DecodeError("a bundle begins with an order or a report", rule="frame")
     return Bundle(control, view[size:], trailer_size)
 
@@ -189,14 +229,16 @@ def read_bundle(data: Buffer, *, trailer_size: int) -> list[tuple[int, memoryvie
     """(round, inner frame) of a bundle, for those who only watch: nothing is verified."""
     bundle = split_bundle(data, trailer_size=trailer_size)
     frame = split_frame(bundle.control, trailer_size=trailer_size)
-    header: Order | Report
+    header: Order | Report | Relay
     if frame.kind == ORDER.number:
         header = decode_header(Order, frame.header)
+    elif frame.kind == RELAY.number:
+        header = decode_header(Relay, frame.header)
     else:
         header = decode_header(Report, frame.header)
     return bundle.parts(header.parts)
 
 
 def is_session_frame(data: memoryview) -> bool:
-    """Whether the bytes say that they are an agreement of this session, not a round's frame."""
-    return data.nbytes > 3 and data[3] in {AGREE.number, AGREED.number}
+    """Whether the bytes say that they are a frame of this session, not of a round."""
+    return data.nbytes > 3 and data[3] in _INSIDE

@@ -6,6 +6,35 @@ from typing import Final
 
 from secagg_protocols.rules import Rule
 
+#: At holders, in sessions over Paillier sums. Without ``[order-sequence]`` the product is gone.
+HOLDER_RULES: Final = (
+    Rule(
+        "order-once",
+        "holder",
+        "every order",
+        "one exchange has one order",
+        "EquivocationError",
+        "a server that asks a holder two things and denies one of them",
+    ),
+    Rule(
+        "order-sequence",
+        "holder",
+        "every order",
+        "(round, slot) comes after that of the last order",
+        "PeerError",
+        "a round that is gone through again",
+        also=("structure",),
+    ),
+    Rule(
+        "one-model",
+        "holder",
+        "every message",
+        "a round has one model and one set of parameters",
+        "EquivocationError",
+        "a server that says of what it has opened that it was for another model",
+    ),
+)
+
 RULES: Final = (
     Rule(
         "release-policy",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self, cast
 
 from secagg.api import load
+from secagg_protocols.dumps import DUMP_FAULTS, read_dump
 from secagg_protocols.enrolment import Membership
 from secagg_protocols.errors import MisuseError, PeerError, SecAggError, pack_error, unpack_error
 from secagg_protocols.events import Done, Dropped, Event, Ignored, Progress
+from secagg_protocols.hub import ServerParty
 from secagg_protocols.journal import Journal
 from secagg_protocols.keys import SEED_SIZE, Identity
 from secagg_protocols.masked_sum import Server
-from secagg_protocols.masked_sum.registers import data_name
-from secagg_protocols.party import DUMP_FAULTS, Entropy, read_dump
-from secagg_protocols.plan import Plan
+from secagg_protocols.party import Entropy
+from secagg_protocols.plan import PaillierSum, Plan
+from secagg_protocols.registers import data_name
 from secagg_protocols.wire import SERVER, Buffer, Frame
 
 from . import messages
@@ -44,6 +46,16 @@ class ServerSession(Orders):
 
     role = "server"
     dump_role = "server session"
+    _party_class: ClassVar[type[ServerParty]] = Server
+
+    def __new__(cls, plan: Plan, **_: Any) -> Self:
+        """The session of the plan's protocol."""
+        made: type[Any] = cls
+        if cls is ServerSession and isinstance(getattr(plan, "protocol", None), PaillierSum):
+            from .paillier_server import PaillierServerSession  # a subclass of this one
+
+            made = PaillierServerSession
+        return cast(Self, object.__new__(made))
 
     def __init__(
         self,
@@ -76,8 +88,8 @@ class ServerSession(Orders):
         self.data = data_name(data)
         self._exchange = 0
         self._slot: Slot | None = None  # of the open exchange
-        self._current: Server | None = None
-        self._following: Server | None = None
+        self._current: ServerParty | None = None
+        self._following: ServerParty | None = None
         self.round = -1
         self._begun = -1  # the highest round that any site may have heard of
         self._dealt: dict[int, Piece] = {}  # shares of a round that waits for its model
@@ -135,7 +147,7 @@ class ServerSession(Orders):
             if warm:
                 return self._open_input()
             current.start()
-            events = self._open(Slot.ADVERTISE, {}, number=current.round, everyone=True)
+            events = self._open_round(current)
         except MisuseError as error:
             if error.rule == RETRY:
                 raise
@@ -351,6 +363,10 @@ class ServerSession(Orders):
 
     # Opening one.
 
+    def _open_round(self, current: ServerParty) -> list[SessionEvent]:
+        """The first exchange of a round that nothing was prepared for."""
+        return self._open(Slot.ADVERTISE, {}, number=current.round, everyone=True)
+
     def _open_input(self) -> list[SessionEvent]:
         current = self._running()
         following = None if self._last else self._party(current.round + 1)
@@ -375,14 +391,9 @@ class ServerSession(Orders):
             events.append(Cold(self._begun + 1, missing))
         return events
 
-    def _require_closed(self) -> None:
-        self._require_alive()
-        if self._slot not in {None, Slot.CLOSE}:
-            raise MisuseError("close the open exchange first", rule="no-exchange")
-
-    def _party(self, number: int) -> Server:
+    def _party(self, number: int) -> ServerParty:
         seed = self._seed
-        party = Server(
+        party = self._party_class(
             self.plan,
             identity=self.identity,
             session=self.session,
@@ -395,20 +406,6 @@ class ServerSession(Orders):
         for site in self._left_out():
             self._leave_out(party, site)
         return party
-
-    @staticmethod
-    def _leave_out(party: Server | None, site: int) -> None:
-        if party is not None:
-            party.exclude(site, MisuseError("it is in no further round", rule="left-out"))
-
-    def _left_out(self) -> set[int]:
-        """Sites that no further round can have: banned ones, and over fixed data those that a sum
-        has been without, since every other site would refuse them."""
-        announced = self._announced
-        last = None if announced is None else self._on_disk(announced.sites)
-        names = self.plan.roster.names
-        gone = set() if last is None else {i for i, name in enumerate(names) if name not in last}
-        return gone | set(self._banned)
 
     def _forget(self) -> None:
         self._current = self._following = None
@@ -474,9 +471,9 @@ class ServerSession(Orders):
             self._outcome = Outcome(number, digest, tuple(survivors), delivered, dict(agreed))
         self._banned = {site: unpack_error(error) for site, error in state["banned"]}
 
-    def _load_party(self, data: bytes) -> Server:
+    def _load_party(self, data: bytes) -> ServerParty:
         party = load(data, self.plan, self.identity, self.journal, threads=self.threads)
-        if not isinstance(party, Server):
+        if not isinstance(party, ServerParty):
             raise ValueError
         return party
 

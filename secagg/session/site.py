@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final, Self
 
-from secagg.api import load, site_index
+from secagg.api import AnyClient, load, site_index
+from secagg.api import client as new_client
+from secagg_protocols.dumps import DUMP_FAULTS, read_dump
 from secagg_protocols.enrolment import Membership
 from secagg_protocols.errors import (
     AuthenticationError,
@@ -21,17 +23,12 @@ from secagg_protocols.floors import Floors
 from secagg_protocols.journal import Journal
 from secagg_protocols.keys import SEED_SIZE, Identity, digest_of
 from secagg_protocols.ledger import InputLedger, checked_ledger, require_ledger
-from secagg_protocols.masked_sum import Client
 from secagg_protocols.masked_sum.messages import CONSENT
-from secagg_protocols.masked_sum.registers import data_name
-from secagg_protocols.party import DUMP_FAULTS, Entropy, checked_model, read_dump
-from secagg_protocols.plan import Plan
+from secagg_protocols.party import Entropy, checked_model
+from secagg_protocols.plan import PaillierSum, Plan
+from secagg_protocols.registers import data_name
 from secagg_protocols.roster import SERVER_NAME
-from secagg_protocols.wire import (
-    SERVER,
-    Buffer,
-    Frame,
-)
+from secagg_protocols.wire import SERVER, Buffer, Frame
 
 from . import messages
 from .desk import RETRY
@@ -96,7 +93,9 @@ class SiteSession(SiteChecks):
         self.data = data_name(data)
         self.ledger = ledger
         checked_ledger(ledger, self.journal, self.name, self.data)
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, AnyClient] = {}
+        # Rounds by which setups are ahead of inputs; a Paillier round has no setup.
+        self._ahead = 0 if isinstance(plan.protocol, PaillierSum) else 1
         # Drawn one setup ahead, so that it is in a dump before anything follows from it: a site
         # that dies in the middle of a call derives the same bytes again.
         self._seed = self._entropy(SEED_SIZE)
@@ -170,6 +169,7 @@ class SiteSession(SiteChecks):
 
         def act() -> list[Event]:
             client.use_model(model, answer.order.parameters)
+            self._watch(client)
             return client.submit(x, weight)
 
         events = self._guard(act)
@@ -281,7 +281,7 @@ class SiteSession(SiteChecks):
                 self._events.append(event)
         return None
 
-    def _finished(self, client: Client, done: Done) -> None:
+    def _finished(self, client: AnyClient, done: Done) -> None:
         number = client.round
         self._leave(Finished(number, done.aggregate, done.digest), number)
         self._keep(client, done)
@@ -338,7 +338,7 @@ class SiteSession(SiteChecks):
             # Cold: whatever was prepared for a round that never came is erased.
             self._begin(answer, number)
         elif slot in {Slot.INPUT, Slot.CONSENT}:
-            self._begin(answer, number + 1)
+            self._begin(answer, number + self._ahead)
         if slot == Slot.CONSENT and not any(data[3] == CONSENT.number for _, data in answer.parts):
             # This site's report to the order before came too late, or never: what was in it for
             # the next round still counts.
@@ -346,14 +346,14 @@ class SiteSession(SiteChecks):
         answer.kept = []
 
     def _begin(self, answer: Answer, number: int) -> None:
-        """Advertise for a round, once."""
-        client = self._clients.get(number)
-        if client is None:
+        """Enter a round, once; where it has a setup, advertise for it."""
+        party = self._clients.get(number)
+        if party is None:
             seeds = [self._seed]
             try:
-                client = Client(
+                party = new_client(
                     self.plan,
-                    self.index,
+                    self.name,
                     floors=self.floors,
                     data=self.data,
                     ledger=self.ledger,
@@ -364,17 +364,17 @@ class SiteSession(SiteChecks):
                     journal=self.journal,
                     threads=self.threads,
                     # Given away once, so that nothing holds it when the round is revealed.
-                    entropy=lambda _: seeds.pop(),
+                    _entropy=lambda _: seeds.pop(),
                 )
             except MisuseError as error:  # a floor: this site takes part no longer
                 self._events.append(Dropped(self.name, error))
                 return
             self._seed = self._entropy(SEED_SIZE)
-            self._clients[number] = client
-        if client.started:
+            self._clients[number] = party
+        if party.started:
             return
         try:
-            events = client.start()
+            events = party.start()
         except MisuseError as error:
             if error.rule == RETRY:
                 raise
@@ -461,8 +461,8 @@ class SiteSession(SiteChecks):
                 error = self._blame("no-result", f"round {number} is over")
                 self._events.append(Aborted(number, error))
 
-    def _load_client(self, data: bytes) -> Client:
-        client = load(
+    def _load_client(self, data: bytes) -> AnyClient:
+        loaded = load(
             data,
             self.plan,
             self.identity,
@@ -471,9 +471,9 @@ class SiteSession(SiteChecks):
             ledger=self.ledger,
             threads=self.threads,
         )
-        if not isinstance(client, Client):
+        if not isinstance(loaded, AnyClient):
             raise ValueError
-        return client
+        return loaded
 
     @classmethod
     def load(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from secagg.api import AnyClient
 from secagg_protocols.errors import EquivocationError, MisuseError, PeerError
 from secagg_protocols.events import Done, next_parameters
 from secagg_protocols.keys import verify
-from secagg_protocols.masked_sum import Client
 from secagg_protocols.masked_sum.messages import ADVERT, INPUT
+from secagg_protocols.paillier_sum import Client as PaillierClient
+from secagg_protocols.paillier_sum.messages import ENCRYPTED
 from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import (
     SERVER,
@@ -25,7 +28,7 @@ from secagg_protocols.wire import (
 from . import messages
 from .desk import Desk
 from .events import Agreement
-from .messages import Agree, Agreed, Order, Slot
+from .messages import Agree, Agreed, Order, Slot, agreements_needed
 
 
 @dataclass(slots=True)
@@ -42,9 +45,10 @@ class Answer:
     sent: bool = False
 
     def dump(self) -> dict[str, Any]:
-        """Plain values, without a masked input: it is large, and beside the seeds it would tell
-        the vector. Its round waits for the same vector again where the order is repeated."""
-        kept = [[number, data] for number, data in self.parts if data[3] != INPUT.number]
+        """Plain values, without a protected input: it is large, and beside the seeds it would
+        tell the vector. Its round waits for the same vector again where the order is repeated."""
+        inputs = {INPUT.number, ENCRYPTED.number}
+        kept = [[number, data] for number, data in self.parts if data[3] not in inputs]
         again = len(kept) < len(self.parts)
         return {
             "digest": self.digest,
@@ -91,8 +95,12 @@ class Outcome:
 
 
 class SiteChecks(Desk):
-    """The rules of a site's session, and the state they look at."""
+    """The rules of a site's session, and the state they look at.
 
+    progress: if set, called with (ciphertexts done, all of them) while ``submit`` encrypts.
+    """
+
+    progress: Callable[[int, int], None] | None = None
     _at: tuple[int, ...]
     _answer: Answer | None
     _outcome: Outcome | None
@@ -138,7 +146,7 @@ class SiteChecks(Desk):
             )
 
     def _check_agreed_count(self, signers: tuple[int, ...]) -> None:
-        need = self.plan.protocol.share_threshold
+        need = agreements_needed(self.plan)
         if len(signers) != need:
             raise self._blame("agreed-count", f"{len(signers)} agreements, exactly {need} needed")
 
@@ -159,7 +167,11 @@ class SiteChecks(Desk):
                 sender=SERVER_NAME,
             )
 
-    def _keep(self, client: Client, done: Done) -> None:
+    def _watch(self, client: AnyClient) -> None:
+        if isinstance(client, PaillierClient):
+            client.progress = self.progress
+
+    def _keep(self, client: AnyClient, done: Done) -> None:
         """What later orders are checked against, of the result that this site was sent."""
         number, aggregate = client.round, done.aggregate
         if self.plan.signed:

@@ -14,8 +14,10 @@ from secagg_protocols.floors import Floors
 from secagg_protocols.journal import FileJournal
 from secagg_protocols.keys import Identity, seal, unseal
 from secagg_protocols.ledger import InputLedger
+from secagg_protocols.paillier import KeyShare, PrivateKey
 from secagg_protocols.plan import Plan
 
+from .holder import HolderSession
 from .server import ServerSession
 from .site import SiteSession
 
@@ -52,7 +54,7 @@ class Store:
     def _path(self) -> Path:
         return self.folder / "session"
 
-    def save(self, session: SiteSession | ServerSession) -> None:
+    def save(self, session: SiteSession | ServerSession | HolderSession) -> None:
         """Write the session's dump, wholly or not at all. On return it is durable: what the
         session's last call returned may be transmitted now.
 
@@ -67,8 +69,10 @@ class Store:
 
     def _check_session(self, session: object) -> None:
         """What could not be loaded again must not take the place of what can."""
-        if not isinstance(session, (SiteSession, ServerSession)):
-            raise MisuseError("a store saves SiteSession and ServerSession", rule="arguments")
+        if not isinstance(session, (SiteSession, ServerSession, HolderSession)):
+            raise MisuseError(
+                "a store saves SiteSession, ServerSession and HolderSession", rule="arguments"
+            )
         if session.journal is not self.journal:
             raise MisuseError("the session has another journal than its store", rule="store")
         if self.identity.public != session.public:
@@ -110,6 +114,27 @@ class Store:
             plan,
             identity=self._signer(plan),
             journal=self.journal,
+            membership=membership,
+            threads=threads,
+        )
+
+    def load_holder(
+        self,
+        plan: Plan,
+        *,
+        share: KeyShare | PrivateKey,
+        floors: Floors | None = None,
+        membership: Membership | None = None,
+        threads: int = 1,
+    ) -> HolderSession:
+        """The holder's session that was saved last; its share of the key is kept elsewhere."""
+        return HolderSession.load(
+            self._read(),
+            plan,
+            share=share,
+            identity=self._signer(plan),
+            journal=self.journal,
+            floors=floors,
             membership=membership,
             threads=threads,
         )

@@ -23,7 +23,7 @@ import msgspec
 from secagg_protocols.errors import DecodeError, MisuseError
 from secagg_protocols.events import Aggregate, Step
 from secagg_protocols.party import checked_model
-from secagg_protocols.plan import Plan
+from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.plan_file import dump_plan, load_plan
 from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import DIGEST_SIZE, SIGNATURE_SIZE, Buffer, decode_header, split_frame
@@ -121,6 +121,15 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 def trailer_size(plan: Plan) -> int:
     """Bytes of a trailer under this plan."""
     return SIGNATURE_SIZE if plan.signed else DIGEST_SIZE
+
+
+def require_auditable(plan: Plan) -> None:
+    """Raise :class:`MisuseError` (``protocol``) for a plan whose messages an audit cannot read."""
+    if isinstance(plan.protocol, PaillierSum):
+        raise MisuseError(
+            "transcripts are of masked sums; those of a Paillier sum are not audited yet",
+            rule="protocol",
+        )
 
 
 def _refuse(path: Path, what: str) -> MisuseError:
@@ -263,8 +272,9 @@ class Recorder:
     lose its end in a crash, which is why it is no journal.
 
     Raises :class:`MisuseError` for a file of another plan, party or session, for one that is
-    damaged, and for one that another recorder has open; and ``OSError`` of the disk, after which
-    the file holds what it held before the call.
+    damaged, and for one that another recorder has open; for a plan of a Paillier sum, which no
+    audit can read yet; and ``OSError`` of the disk, after which the file holds what it held before
+    the call.
     """
 
     def __init__(
@@ -280,6 +290,7 @@ class Recorder:
             raise MisuseError(f"a Plan is needed, not a {type(plan).__name__}", rule="arguments")
         if keep_tails is not None and (type(keep_tails) is not int or keep_tails < 0):
             raise MisuseError("keep_tails is a number of bytes, or None", rule="arguments")
+        require_auditable(plan)
         self.path, self.plan, self.party = Path(path), plan, party
         if party not in {SERVER_NAME, *plan.roster.names}:
             raise MisuseError(f"{party!r} is not in the roster", rule="roster-member")

@@ -21,19 +21,29 @@ PACKAGES = {
 
 #: Each layer may import those after it in its package, and nothing before it.
 PROTOCOLS = [
-    {"masked_sum", "plain_sum"},
+    {"masked_sum", "paillier_sum", "plain_sum"},
+    {"site", "hub"},
     {"party"},
-    {"floors", "events", "enrolment", "ledger"},
+    {"floors", "events", "enrolment", "ledger", "dumps", "registers", "waiting"},
     {"signed_roster"},
-    {"plan_file", "lift"},
+    {"plan_file", "lift", "result"},
     {"plan"},
+    {"plan_masked", "plan_paillier"},
     {"roster", "stages", "choose", "journal", "plan_fields"},
-    {"parameters"},
-    {"shamir", "keys", "rules"},
+    {"parameters", "paillier"},
+    {"shamir", "keys", "rules", "shared_rules"},
     {"wire"},
     {"errors"},
 ]
-SECAGG = [{"__main__"}, {"cli"}, {"bench"}, {"sim"}, {"session"}, {"dp"}, {"api", "durable"}]
+SECAGG = [
+    {"__main__"},
+    {"cli"},
+    {"bench"},
+    {"sim"},
+    {"session"},
+    {"dp"},
+    {"api", "durable", "paillier"},
+]
 
 
 def modules() -> list[tuple[str, str, Path]]:
@@ -93,6 +103,15 @@ def test_the_only_openssl_file_of_the_kernels_is_openssl() -> None:
     for package, name, path in modules():
         if package == "secagg_native" and name != "openssl":
             assert not any(i.startswith("cryptography") for i in imports(package, name, path))
+
+
+def test_one_file_of_the_kernels_and_one_of_the_keys_know_gmp() -> None:
+    users = {
+        (package, name)
+        for package, name, path in modules()
+        if any(i.split(".")[0] == "gmpy2" for i in imports(package, name, path))
+    }
+    assert users == {("secagg_native", "gmp"), ("secagg_protocols", "paillier.primes")}
 
 
 def test_the_unprotected_control_is_out_of_reach() -> None:

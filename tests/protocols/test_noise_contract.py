@@ -23,6 +23,7 @@ from support.noise import (
     LAWS,
     SKELLAM,
     MaskedRound,
+    PaillierRound,
     Played,
     Seeds,
     central_seed,
@@ -30,6 +31,9 @@ from support.noise import (
     known,
     play_plain,
 )
+from support.paillier_world import make_plan as paillier_plan
+from support.paillier_world import one_key_plan, shares_of, trusting_plan
+from support.paillier_world import people as people_and_holders
 from support.world import make_plan, people, sparse_plan
 
 LENGTH = 11
@@ -310,6 +314,99 @@ class TestMaskedSumFromDumps(MaskedSumContract):
 
     plan = make_plan(threat="semi-honest")
     reload = True
+
+
+class PaillierSumContract(NoiseContract):
+    """The same pipelines where sites encrypt and holders open."""
+
+    reload: ClassVar[bool] = False
+
+    def run(
+        self,
+        plan: secagg.Plan,
+        vectors: Mapping[str, Any],
+        weights: Mapping[str, int],
+        seeds: Seeds,
+        *,
+        round: int = 0,
+        parameters: bytes = b"",
+    ) -> Played:
+        world = PaillierRound(
+            plan,
+            vectors,
+            weights,
+            seeds,
+            round=round,
+            parameters=parameters,
+            reload=self.reload,
+        )
+        found = world.run()
+        for told in world.received.values():
+            np.testing.assert_array_equal(told.sum, found.sum)
+            assert (told.weight, told.extras) == (found.weight, found.extras)
+            assert told.noise_variance == found.noise_variance
+        assert len(world.received) == (plan.clients if plan.sites_receive else 0)
+        return world.played(found)
+
+    @pytest.mark.parametrize("kind", ["weighted counts", "adaptive"])
+    def test_a_site_that_drops_takes_its_own_noise_along(self, kind: str) -> None:
+        for noise in self.laws:
+            plan = with_noise(self.plan, kind, noise)
+            world = PaillierRound(
+                plan, *inputs(plan), known, parameters=KINDS[kind][2], reload=self.reload
+            )
+            found = world.run({3: ["s2"]})
+            assert "s2" not in found.survivors
+            check_exact(world.played(found), plan)
+            expected = variance_of(plan, kind, len(found.survivors))
+            assert found.noise_variance == pytest.approx(expected, rel=1e-9)
+
+
+class TestPaillierSumMaliciousServer(PaillierSumContract):
+    """Sites read their stages twice, once for the ciphertexts and once for the proof."""
+
+    plan = one_key_plan(5)
+    # The others are tried from dumps, and with several holders: each needs 35 rounds.
+    laws = (GAUSSIAN, LAPLACE)
+
+
+@pytest.mark.slow
+class TestPaillierSumFromDumps(PaillierSumContract):
+    """Every party is a new object after each message; the noise of the server is in its dump."""
+
+    plan = one_key_plan(5, threat="semi-honest", knowledge_proofs=False)
+    reload = True
+
+
+@pytest.mark.slow
+class TestPaillierSumOfSeveralHolders(PaillierSumContract):
+    plan = trusting_plan(5)
+
+
+@pytest.mark.parametrize("kind", ["counts", "weighted", "adaptive"])
+def test_central_noise_of_a_paillier_sum_is_that_of_the_dump(kind: str) -> None:
+    plan = with_noise(trusting_plan(5, holders=1, threshold=1), kind, CENTRAL)
+    world = PaillierRound(plan, *inputs(plan), known, parameters=KINDS[kind][2], reload=True)
+    check_exact(world.played(world.run()), plan)
+    assert known("server", 0, 0) not in world.parties["server"].dump()
+
+
+@pytest.mark.parametrize("kind", ["counts", "real", "weighted"])
+def test_the_public_entry_runs_pipelines_under_encryption(kind: str) -> None:
+    plan = with_noise(paillier_plan(5), kind, SKELLAM)
+    vectors, weights = inputs(plan)
+    found = secagg.aggregate(
+        plan,
+        vectors,
+        weights=weights,
+        identities=people_and_holders(5, 3)[1],
+        shares=shares_of(plan),
+        drop={"reveal": ["h1"]},
+    )
+    if kind == "counts":
+        exact = sum(vectors.values())
+        assert np.abs(found.sum - exact).max() <= 12 * math.sqrt(found.noise_variance)
+    assert found.noise_variance == pytest.approx(variance_of(plan, kind, 5), rel=1e-9)
 
 
 @pytest.mark.parametrize("noise", LAWS)

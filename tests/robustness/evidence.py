@@ -33,7 +33,7 @@ import secagg
 from secagg import ClipLinf, FileJournal, Floors, Identity, MemoryJournal, Plan, Quantise
 from secagg_protocols.masked_sum import messages
 from secagg_protocols.masked_sum.masks import SiteSecrets
-from secagg_protocols.masked_sum.waiting import Waiting
+from secagg_protocols.waiting import Waiting
 from secagg_protocols.wire import split_frame
 
 

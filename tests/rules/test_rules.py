@@ -15,8 +15,10 @@ import secagg
 import secagg_protocols
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum.rules import PLAN_RULES, RULES
+from secagg_protocols.paillier_sum.rules import RULES as PAILLIER_RULES
 from secagg_protocols.roster import Roster
 from secagg_protocols.rules import Rule
+from secagg_protocols.shared_rules import HUB_RULES, PARTY_RULES, SITE_RULES
 from support.scenarios import SCENARIOS
 from support.world import make_plan, people, sparse_plan
 
@@ -162,31 +164,66 @@ def _calls(tree: ast.AST) -> list[str]:
     ]
 
 
+#: Class -> whose rules its checks are; those of a protocol stand in its folder.
+HOMES = {
+    "Plan": "plan",
+    "MaskedRules": "plan",
+    "PaillierRules": "plan",
+    "Party": "party",
+    "SiteParty": "client",
+    "ServerParty": "server",
+    "ClientChecks": "client",
+    "ServerChecks": "server",
+    "HolderChecks": "holder",
+}
+#: Module -> the party that it speaks for; each may call what all parties define.
+SPEAKERS = {
+    "plan": "plan",
+    "party": "party",
+    "site": "client",
+    "hub": "server",
+    "client": "client",
+    "server": "server",
+    "holder": "holder",
+}
+PROTOCOLS = {"masked_sum": RULES, "paillier_sum": PAILLIER_RULES}
+
+
 def test_every_check_is_in_the_table_and_called_from_one_place() -> None:
-    homes = {"Plan": "plan", "Party": "party", "ClientChecks": "client", "ServerChecks": "server"}
-    # Which of the table's parties a module speaks for; both may call what Party defines.
-    speakers = {"plan": "plan", "party": "party", "client": "client", "server": "server"}
-    found: list[tuple[str, str]] = []
-    calls: dict[tuple[str, str], int] = {}
-    # What has a table of its own is held against it where it is tested.
-    elsewhere = {"journal", "enrolment"}
+    found: list[tuple[str, str, str]] = []
+    calls: dict[tuple[str, str, str], int] = {}
+    # What has a table of its own, or checks values and no messages, is tested where it is made.
+    elsewhere = {"journal", "enrolment", "paillier"}
     for path in sorted(ROOT.rglob("*.py")):
-        if path.relative_to(ROOT).with_suffix("").parts[0] in elsewhere:
+        first = path.relative_to(ROOT).with_suffix("").parts[0]
+        if first in elsewhere:
             continue
+        protocol = first if first in PROTOCOLS else ""
         tree = ast.parse(path.read_text())
         for owner, method in _checks(tree):
-            if owner in homes:
-                found.append((homes[owner], method))
+            if owner in HOMES:
+                found.append((protocol, HOMES[owner], method))
             else:
                 # A roster is checked where it is built, before there is a plan.
                 assert (owner, method) == ("Roster", "_check_roster")
-        speaker = speakers.get(path.stem.removesuffix("_checks"))
+        speaker = SPEAKERS.get(path.stem.removesuffix("_checks"))
         for method in _calls(tree):
             if method != "_check_roster":
                 assert speaker is not None, path
-                calls[speaker, method] = calls.get((speaker, method), 0) + 1
-    table = [(rule.party, rule.method) for rule in RULES]
+                key = protocol, speaker, method
+                calls[key] = calls.get(key, 0) + 1
+    shared = {rule for table in (PARTY_RULES, SITE_RULES, HUB_RULES) for rule in table}
+    table = {
+        ("" if rule in shared or rule.party == "plan" else name, rule.party, rule.method)
+        for name, rules in PROTOCOLS.items()
+        for rule in rules
+    }
     assert sorted(found) == sorted(table)
+    # A check that all protocols share may be called by each of them, where each has its moment.
+    for protocol, party, method in [key for key in calls if key not in table]:
+        assert protocol and ("", party, method) in table
+        assert calls.pop((protocol, party, method)) == 1
+        calls["", party, method] = 1
     assert calls == dict.fromkeys(table, 1)
 
 

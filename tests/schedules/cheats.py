@@ -20,6 +20,7 @@ from secagg_native import bitpack
 from secagg_protocols import wire
 from secagg_protocols.keys import encrypt_once
 from secagg_protocols.masked_sum import masks, messages
+from secagg_protocols.result import ring_size
 from secagg_protocols.shamir import PRIME, SHARE_SIZE, encode_shares, split
 from support.network import SERVER, ForbiddenError, Parcel, step_of
 
@@ -429,6 +430,6 @@ class CheatingSite:
 
 def pack(plan: secagg.Plan, ring: Any) -> bytes:
     """A ring vector as it travels."""
-    out = bytearray(messages.input_size(plan))
+    out = bytearray(ring_size(plan))
     bitpack.pack(ring, plan.wire_bits, out)
     return bytes(out)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg_protocols import party as party_module
+from secagg_protocols import dumps
 from secagg_protocols.masked_sum import masks, messages
 from support.scenarios import VICTIM, play
 from support.world import MODEL, SESSION, World, digest, make_plan, people
@@ -331,7 +331,7 @@ def resealed_dump(change: Any) -> bytes:
     import hashlib
 
     party = one_site()
-    head = len(party_module._DUMP_MAGIC)
+    head = len(dumps._MAGIC)
     state = msgspec.msgpack.decode(party.dump()[head + 32 :])
     body = msgspec.msgpack.encode(change(state))
     return party.dump()[:head] + hashlib.sha256(body).digest() + body

@@ -24,8 +24,8 @@ from secagg_protocols.journal.file import _apply
 from secagg_protocols.journal.format import HEAD_SIZE, read_entries, read_head
 from secagg_protocols.keys import digest_of
 from secagg_protocols.masked_sum import masks, messages
-from secagg_protocols.masked_sum.registers import TAG_SIZE, inputs_register, unpack_tags
 from secagg_protocols.party import Contexts
+from secagg_protocols.registers import TAG_SIZE, inputs_register, unpack_tags
 from secagg_protocols.wire import decode_header, from_bitmap, split_frame
 
 CONSENT, REVEAL = 4, 5  # steps in a journal

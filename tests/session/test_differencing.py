@@ -10,7 +10,7 @@ import pytest
 
 import secagg
 from secagg_protocols.masked_sum import Client, messages
-from secagg_protocols.masked_sum.registers import (
+from secagg_protocols.registers import (
     inputs_register,
     released_register,
     unpack_released,

@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 import secagg
+from secagg_protocols import site
 from secagg_protocols.journal.format import HEAD_SIZE
-from secagg_protocols.masked_sum import Client, client_checks, messages
-from secagg_protocols.masked_sum.registers import (
+from secagg_protocols.masked_sum import Client, messages
+from secagg_protocols.registers import (
     MOST_MODELS,
     NOTHING_RELEASED,
     TAG_SIZE,
@@ -284,7 +285,7 @@ def test_registers_are_of_one_form_and_their_names_differ() -> None:
 
 
 def test_models_are_counted_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_checks, "MOST_MODELS", 2)
+    monkeypatch.setattr(site, "MOST_MODELS", 2)
     plan, journals = make_plan(max_inputs_per_model=2), dict[str, Any]()
 
     def summed(number: int, model: bytes, data: str = "") -> bool:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 import secagg
 from secagg_protocols.masked_sum import Client, messages
-from secagg_protocols.masked_sum.registers import (
+from secagg_protocols.registers import (
     NOTHING_RELEASED,
     released_register,
     unpack_released,

@@ -22,7 +22,8 @@ from secagg.session.audit_rules import AUDIT_RULES
 from secagg.session.messages import session_context
 from secagg.session.transcript import Hashed, Moved, Opaque, Recorder, Transcript, Whole
 from secagg_protocols import wire
-from secagg_protocols.masked_sum import Client, Server, masks, messages
+from secagg_protocols.masked_sum import Client, Server, messages
+from secagg_protocols.result import aggregate_digest
 from secagg_protocols.rules import Rule
 from support.puppet import Puppet
 from support.world import MODEL, SESSION, World, digest, make_plan, sparse_plan
@@ -365,7 +366,7 @@ def _(folder: Path, world: World) -> Case:
     header, packed = world.parts(found(world, messages.RESULT, "server", "s0"))
     other = flip(packed)
     context = world.server.contexts.round
-    digest = masks.aggregate_digest(context, header.survivors, [other], len(other))
+    digest = aggregate_digest(context, header.survivors, [other], len(other))
     lie = told(world, messages.RESULT, header=messages.Result(digest, header.survivors), tail=other)
     return Case([one(folder, lie, told(world, messages.RESULT, "s1"))])
 
@@ -545,7 +546,7 @@ def test_a_server_that_announces_another_sum_is_contradicted(tmp_path: Path, hon
         if kind == messages.RESULT.number:
             header, packed = honest.parts(frame)
             other, context = flip(packed), honest.server.contexts.round
-            lie = masks.aggregate_digest(context, header.survivors, [other], len(other))
+            lie = aggregate_digest(context, header.survivors, [other], len(other))
             false = messages.Result(lie, header.survivors)
             frames.append((kind, sender, to, honest.reseal(frame, header=false, tail=other)))
         else:

@@ -21,10 +21,10 @@ from secagg import ClipL2, ClipLinf, Done, MemoryJournal, Quantise, Send
 from secagg_protocols import lift, wire
 from secagg_protocols.events import Send as SendEvent
 from secagg_protocols.masked_sum import client as client_module
-from secagg_protocols.masked_sum import messages
 from secagg_protocols.masked_sum import server as server_module
-from secagg_protocols.masked_sum.waiting import Waiting
 from secagg_protocols.party import Party
+from secagg_protocols.result import ring_size
+from secagg_protocols.waiting import Waiting
 
 CLIPS = {"linf": ClipLinf(8.0), "l2": ClipL2(8.0)}
 
@@ -148,7 +148,7 @@ def run_server(options: argparse.Namespace) -> None:
     """The server of a recorded round, one message in memory at a time."""
     plan = plan_of(options, options.length)
     ring = plan.ring_length * plan.lane.itemsize
-    packed = messages.input_size(plan)
+    packed = ring_size(plan)
     hub = party(plan, "server")
     hub.start()
     phase = Phase()
@@ -184,7 +184,7 @@ def run_result(options: argparse.Namespace) -> None:
 
 def secagg_state(plan: secagg.Plan, dump: bytes, site: Any) -> dict[str, Any]:
     """The dump's content, with a journal that knows of all its steps."""
-    from secagg_protocols.party import read_dump
+    from secagg_protocols.dumps import read_dump
 
     site.journal.claim(site._journal_key, 5, bytes(32), b"")
     return read_dump(dump, plan)

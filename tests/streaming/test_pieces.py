@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import secagg
 from secagg import MisuseError, Send
-from secagg_protocols import keys, lift, wire
-from secagg_protocols.masked_sum import Client, messages, unmask
+from secagg_protocols import keys, lift, result, wire
+from secagg_protocols.masked_sum import Client
 from secagg_protocols.stages.base import TILE
 from support.world import World, digest, make_plan
 
@@ -151,11 +151,11 @@ def test_the_lifted_sum_is_the_one_in_plain_integers(length: int, bits: int | No
         (expected(r, window) + (1 << 63)) % (1 << 64) - (1 << 63)
         for r, window in zip(ring.tolist(), bounds, strict=True)
     ]
-    packed = unmask.pack_sum(plan, ring)
+    packed = result.pack_sum(plan, ring)
     assert lift.lift(plan, ring).tolist() == wanted
     assert lift.lift_packed(plan, packed).tolist() == wanted
-    assert b"".join(bytes(piece) for piece in unmask.packed_tiles(plan, ring)) == packed
-    assert len(packed) == messages.input_size(plan)
+    assert b"".join(bytes(piece) for piece in result.packed_tiles(plan, ring)) == packed
+    assert len(packed) == result.ring_size(plan)
 
 
 def test_a_digest_of_pieces_is_the_digest_of_the_whole() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import secagg
 from secagg_protocols.masked_sum import Client, Server
-from secagg_protocols.masked_sum.registers import (
+from secagg_protocols.masked_sum.rules import RULES
+from secagg_protocols.paillier_sum.rules import RULES as PAILLIER_RULES
+from secagg_protocols.registers import (
     inputs_register,
     ledger_register,
     models_register,
     released_register,
 )
-from secagg_protocols.masked_sum.rules import RULES
+from secagg_protocols.rules import Rule
+from secagg_protocols.shared_rules import HUB_RULES, PARTY_RULES, SITE_RULES
+from secagg_protocols.site import SiteParty
 from support.scenarios import SCENARIOS
 from support.world import World, digest, make_plan, sparse_plan
 
@@ -66,13 +70,14 @@ def recording(kind: type[Any], log: list[dict[str, Any]]) -> type[Any]:
 
         return call
 
-    names = ["start", "receive"] + (["close_step"] if kind is Server else ["submit"])
+    names = ["start", "receive"]
+    names += [name for name in ("close_step", "submit") if hasattr(kind, name)]
     return type(f"Recorded{kind.__name__}", (kind,), {name: wrap(name) for name in names})
 
 
 def registers(party: Any) -> dict[str, str]:
     """What earlier rounds left in a site's journal, by name of the register."""
-    if isinstance(party, Server):
+    if not isinstance(party, SiteParty):
         return {}
     names = (
         ledger_register(party.name, party.data),
@@ -163,31 +168,38 @@ def bad() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def rule_page() -> str:
-    """The rule table as a page."""
+    """The rule tables as a page."""
     lines = [
-        "# Rules of the masked sum",
+        "# Rules of the sums",
         "",
-        "Made from `secagg_protocols/masked_sum/rules.py` by `make vectors`; do not edit.",
-        "Each rule is one method, `_check_<id>`, called from one place. *Also* names rules that",
-        "would still stop the negative vector with this one switched off; `structure` means that",
-        "the attack would find no key to use.",
+        "Made from `shared_rules.py`, `masked_sum/rules.py` and `paillier_sum/rules.py` by",
+        "`make vectors`; do not edit. Each rule is one method, `_check_<id>`, called from one",
+        "place of a protocol. *Also* names rules that would still stop the negative vector with",
+        "this one switched off; `structure` means that the attack would find no key to use.",
     ]
-    for party, title in (
-        ("plan", "Plan"),
-        ("party", "Every party"),
-        ("client", "Site"),
-        ("server", "Server"),
-    ):
+    shared = {*PARTY_RULES, *SITE_RULES, *HUB_RULES}
+    tables: list[tuple[str, Iterable[Rule]]] = [
+        ("Plan", (rule for rule in RULES if rule.party == "plan")),
+        ("Plan of a Paillier sum", (rule for rule in PAILLIER_RULES if rule.party == "plan")),
+        ("Every party", PARTY_RULES),
+        ("Every site", SITE_RULES),
+        ("Every server", HUB_RULES),
+    ]
+    for title, rules in (("masked", RULES), ("Paillier", PAILLIER_RULES)):
+        for party, name in (("client", "Site"), ("server", "Server"), ("holder", "Holder")):
+            own = [rule for rule in rules if rule.party == party and rule not in shared]
+            if own:
+                tables.append((f"{name} of a {title} sum", own))
+    for title, rows in tables:
         lines += ["", f"## {title}", ""]
         lines += ["| id | step | what must hold | error | stops | also |"]
         lines += ["| --- | --- | --- | --- | --- | --- |"]
-        for rule in RULES:
-            if rule.party == party:
-                also = ", ".join(f"`{a}`" for a in rule.also)
-                checks, attack = (t.replace("|", "\\|") for t in (rule.checks, rule.attack))
-                lines.append(
-                    f"| `{rule.id}` | {rule.step} | {checks} | {rule.error} | {attack} | {also} |"
-                )
+        for rule in rows:
+            also = ", ".join(f"`{a}`" for a in rule.also)
+            checks, attack = (t.replace("|", "\\|") for t in (rule.checks, rule.attack))
+            lines.append(
+                f"| `{rule.id}` | {rule.step} | {checks} | {rule.error} | {attack} | {also} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -208,4 +220,6 @@ def write() -> int:
 
 
 if __name__ == "__main__":
-    print(f"{write()} vectors, rules.md")
+    from support import make_paillier_vectors
+
+    print(f"{write()} and {make_paillier_vectors.write()} vectors, rules.md")

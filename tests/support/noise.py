@@ -21,6 +21,7 @@ from secagg_protocols.masked_sum.masks import SiteSecrets
 from secagg_protocols.party import Contexts
 from secagg_protocols.plain_sum import PlainClient, PlainServer
 from secagg_protocols.stages import Noise, Pipeline
+from support import paillier_world
 from support.world import MODEL, SESSION, digest, people
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -311,5 +312,114 @@ class MaskedRound:
             lambda name, i: secrets[name].stage_seed(contexts.round, i),
             # The first 32 bytes that a server asks for are those of its graph.
             central_seed(self.seeds("server", self.round, 1), contexts.round),
+        )
+        return Played(aggregate=aggregate, pipeline=pipeline, quiet=total, noise=noise)
+
+
+class PaillierRound:
+    """All parties of a Paillier sum, stepped as those of :class:`MaskedRound`.
+
+    reload: every party that has sent something goes on as what its dump loads.
+    """
+
+    def __init__(
+        self,
+        plan: secagg.Plan,
+        vectors: Mapping[str, Any],
+        weights: Mapping[str, int],
+        seeds: Seeds,
+        *,
+        round: int = 0,
+        parameters: bytes = b"",
+        reload: bool = False,
+    ) -> None:
+        self.plan, self.vectors, self.weights = plan, vectors, weights
+        self.seeds, self.round, self.reload = seeds, round, reload
+        names = plan.roster.names
+        self.shares = paillier_world.shares_of(plan)
+        self.identities = paillier_world.people(plan.clients, len(self.shares))[1]
+        self.journals = {n: secagg.MemoryJournal() for n in ("server", *names, *self.shares)}
+        self.parties: dict[str, Any] = {}
+        for name in self.journals:
+            common: dict[str, Any] = {
+                "identity": self.identities[name],
+                "session": SESSION,
+                "round": round,
+                "model": None,
+                "journal": self.journals[name],
+                "_entropy": entropy(seeds, name, round),
+            }
+            if name == "server":
+                party: Any = secagg.server(plan, **common)
+            elif name in self.shares:
+                party = secagg.holder(plan, name, share=self.shares[name], floors=None, **common)
+            else:
+                party = secagg.client(plan, name, floors=None, **common)
+            party.use_model(MODEL, parameters)
+            self.parties[name] = party
+        self.received: dict[str, secagg.Aggregate] = {}
+
+    def again(self, name: str) -> None:
+        """Put what a party's dump loads in its place, where that is asked for."""
+        if self.reload:
+            self.parties[name] = secagg.load(
+                self.parties[name].dump(),
+                self.plan,
+                self.identities[name],
+                self.journals[name],
+                share=self.shares.get(name),
+            )
+
+    def pump(self, events: Iterable[Any], sender: str, silent: Iterable[str] = ()) -> Any:
+        """Deliver what was sent and what follows from it; the server's result, if it is there."""
+        found = None
+        for event in events:
+            if isinstance(event, secagg.Done) and event.aggregate is not None:
+                found = event.aggregate
+                if sender != "server":
+                    self.received[sender] = event.aggregate
+            if isinstance(event, secagg.Send):
+                answer = self.parties[event.to].receive(event.data, sender=sender)
+                self.again(event.to)
+                if event.to not in silent:
+                    self.pump(answer, event.to)
+        return found
+
+    def run(self, drop: Mapping[int, list[str]] | None = None) -> secagg.Aggregate:
+        """Run to the end; ``drop`` maps a step to sites and holders that fall silent before it."""
+        drop = drop or {}
+        self.parties["server"].start()
+        for name in self.plan.roster.names:
+            if name not in drop.get(int(secagg.Step.INPUT), ()):
+                self.parties[name].start()
+                self.again(name)
+                sent = self.parties[name].submit(self.vectors[name], self.weights.get(name, 1))
+                self.pump(sent, name)
+        self.again("server")
+        silent = drop.get(int(secagg.Step.REVEAL), ())
+        self.pump(self.parties["server"].close_step(), "server", silent)
+        self.again("server")
+        found = self.pump(self.parties["server"].close_step(), "server")
+        assert isinstance(found, secagg.Aggregate)
+        return found
+
+    def played(self, aggregate: secagg.Aggregate) -> Played:
+        """The result beside what the seeds say of it."""
+        contexts: Contexts = self.parties["server"].contexts
+        pipeline = self.plan.pipeline.at(contexts.round, contexts.parameters)
+
+        def stage_seed(name: str, count: int) -> bytes:
+            own = self.seeds(name, self.round, 0)
+            info = b"secagg stage seed v1" + contexts.round + count.to_bytes(4, "little")
+            return expand(own, info, 32)
+
+        total, noise = summed(
+            self.plan,
+            aggregate.survivors,
+            self.vectors,
+            self.weights,
+            pipeline,
+            stage_seed,
+            central_seed(self.seeds("server", self.round, 0), contexts.round),
         )
         return Played(aggregate=aggregate, pipeline=pipeline, quiet=total, noise=noise)

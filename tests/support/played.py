@@ -97,7 +97,7 @@ def changed(header: Any, **changes: Any) -> Any:
 
 def reload(kind: type[Any], world: World, name: str, dump: bytes) -> Any:
     """Load a dump into ``kind``, as ``secagg.load`` does for the real classes."""
-    from secagg_protocols.party import read_dump
+    from secagg_protocols.dumps import read_dump
 
     common: dict[str, Any] = {
         "identity": world.identities[name],

@@ -13,7 +13,7 @@ from typing import Any
 import secagg
 from secagg_protocols import wire
 from secagg_protocols.masked_sum import masks, messages
-from secagg_protocols.masked_sum.registers import (
+from secagg_protocols.registers import (
     MOST_MODELS,
     ledger_register,
     models_register,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -14,22 +13,21 @@ from secagg_native.aes_ctr import Keystreams
 from ..errors import (
     MisuseError,
     PeerError,
-    ReleaseError,
     SecAggError,
 )
-from ..events import Aggregate, Done, Dropped, Event, Ignored, Send, Step
-from ..floors import Floors
+from ..events import Dropped, Event, Ignored, Send, Step
 from ..journal import JOURNAL_IO_RULE
 from ..keys import (
     KEY_SIZE,
     SEED_SIZE,
 )
-from ..ledger import InputLedger, checked_ledger, require_ledger
-from ..lift import lift_packed
 from ..party import Kind
 from ..plan import Plan
+from ..result import Result, result_size, ring_size
 from ..roster import SERVER_NAME
 from ..shamir import SHARE_SIZE
+from ..site import Input
+from ..waiting import CHANGED_RULE, changed
 from ..wire import (
     SERVER,
     SIGNATURE_SIZE,
@@ -53,8 +51,6 @@ from .client_checks import (
 )
 from .client_shares import ClientShares
 from .messages import SEALED_SIZE
-from .registers import data_name
-from .waiting import CHANGED_RULE, Waiting, changed
 
 #: Coordinates that are encoded, masked and packed at a time; a multiple of 8, so that each
 #: stretch is packed from a whole byte on.
@@ -65,43 +61,13 @@ _MOST_TILES: Final = 16
 _KEEPS_GOING: Final = frozenset({JOURNAL_IO_RULE, CHANGED_RULE})
 
 
-def check_input(plan: Plan, x: Any, weight: Any) -> tuple[Any, int]:
-    """Vector and weight as they may enter a round of ``plan``; :class:`MisuseError` otherwise.
-
-    Also what a stage would refuse at the moment of sending (the range of integers), so that a
-    caller learns of a bad vector before the round goes on.
-    """
-    array, weight = plan.pipeline.check_input(x, weight)
-    plan.pipeline.check_range(array)
-    return array, weight
-
-
 class Client(ClientShares):
     """One site in one round of a masked sum (``protocols/specs/masked_sum.md``)."""
 
-    role = "client"
     kinds = messages.KINDS
 
-    def __init__(
-        self,
-        plan: Plan,
-        index: int,
-        *,
-        floors: Floors | None,
-        data: str = "",
-        ledger: InputLedger | None = None,
-        **common: Any,
-    ) -> None:
+    def __init__(self, plan: Plan, index: int, **common: Any) -> None:
         super().__init__(plan, index, **common)
-        #: What the site calls its data: inputs and sums are counted by it, never by a server.
-        self.data = data_name(data)
-        #: Of these data. A dump says that there was one, and not what is in it.
-        self.ledger = ledger
-        checked_ledger(ledger, self.journal, self.name, self.data)
-        if floors is not None and not isinstance(floors, Floors):
-            raise MisuseError("floors are Floors (Floors.load reads them)", rule="floors")
-        self.floors = floors
-        self._require_floors()
         self._at = NEW
         self._secrets = None
         self._neighbours: tuple[int, ...] = ()
@@ -111,11 +77,6 @@ class Client(ClientShares):
         self._u3: tuple[int, ...] = ()
         self._cohort = 0
         self._opening = {}
-        self._pending: Waiting | None = None
-        self._reloaded = False
-
-    def _require_floors(self) -> None:
-        self._check_floors()
 
     # Where this party stands, for callers that run several rounds.
 
@@ -138,6 +99,12 @@ class Client(ClientShares):
     def survivors(self) -> tuple[int, ...]:
         """Roster indices of the announced survivors, within this site's neighbours and itself."""
         return self._u3
+
+    @property
+    def _input_at(self) -> Input:
+        if self._at < READY:
+            return Input.EARLY
+        return {READY: Input.AWAITED, MASKED: Input.SENT}.get(self._at, Input.OVER)
 
     # Contract.
 
@@ -188,34 +155,6 @@ class Client(ClientShares):
             raise
         self._accepted[frame.kind, frame.sender] = digest
         return events
-
-    def submit(self, x: Any, weight: int = 1) -> list[Event]:
-        """Give this site's vector: float32/float64 (or integers) of shape ``(plan.length,)``.
-
-        Any time before step 3; the masked input leaves as soon as the keys are shared. The
-        vector is checked here, before anything is sent, and is never part of a dump: after a
-        ``load`` the same vector is submitted again.
-
-        The party holds the array itself and no copy of it, so it must not change until the
-        masked input was sent: until then, the call that would send it (``receive`` or
-        ``use_model``) raises :class:`MisuseError` (rule ``input-changed``) for a vector that is
-        not what it was. Nothing is sent then, everything else that the call did stands, and
-        ``submit`` takes the vector again. No other thread may write to it during any of these
-        calls.
-        """
-        self._require_alive()
-        self._check_input_once()
-        if self._at in {READY, MASKED} and self.contexts.model_hash is not None:
-            return self._send_input(*self.plan.pipeline.check_input(x, weight))
-        array, weight = check_input(self.plan, x, weight)
-        self._pending = Waiting(array, weight, shared=array is x)
-        return []
-
-    def use_model(self, model: Buffer, parameters: bytes = b"") -> list[Event]:
-        """See :meth:`Party.use_model`; a vector that was waiting for the model is sent."""
-        self._require_alive()
-        super().use_model(model, parameters)
-        return self._send_pending()
 
     def _dispatch(self, frame: Frame) -> list[Event]:
         if frame.kind == messages.ADVERTS.number:
@@ -299,23 +238,6 @@ class Client(ClientShares):
                 self._at = SHARED  # so that the same message may be taken again
             raise
 
-    def _send_pending(self) -> list[Event]:
-        """Send the vector that was waiting, once the shares and the model are there."""
-        if self._at != READY or self._pending is None or self.contexts.model_hash is None:
-            return []
-        try:
-            waiting = self._pending
-            waiting.check()
-            # Once more when the last tile was read: another thread may write meanwhile, and what
-            # was encoded half old and half new could be larger than its clip.
-            events = self._send_input(waiting.vector, waiting.weight, waiting.check)
-        except MisuseError as error:
-            if error.rule == CHANGED_RULE:
-                self._pending = None
-            raise
-        self._pending = None
-        return events
-
     def _late(self) -> list[Event]:
         error = PeerError(
             "this site's message came too late; it is not in this round's sum",
@@ -325,18 +247,7 @@ class Client(ClientShares):
         self._end(error)
         return [Dropped(self.name, error)]
 
-    def _send_input(
-        self, array: Any, weight: int, check: Callable[[], None] | None = None
-    ) -> list[Event]:
-        try:
-            return self._mask_input(array, weight, check)
-        except (PeerError, ReleaseError) as error:
-            # A peer's key is of low order, or these data are not for this plan. Bad input of the
-            # caller's ends nothing.
-            self._end(error)
-            raise
-
-    def _mask_input(self, array: Any, weight: int, check: Callable[[], None] | None) -> list[Event]:
+    def _make_input(self, array: Any, weight: int, check: Callable[[], None] | None) -> list[Event]:
         plan, own, context = self.plan, self._own(), self.contexts.round
         seeds = iter(range(1 << 32))
         pipeline = self.pipeline
@@ -359,7 +270,7 @@ class Client(ClientShares):
         streams = Keystreams(*masks.key_arrays(keys, signs))
         kind, header = messages.INPUT, encode_header(messages.Input())
         buffer, tail = start_frame(
-            kind.number, self.index, SERVER, header, messages.input_size(plan), self._trailer_size
+            kind.number, self.index, SERVER, header, ring_size(plan), self._trailer_size
         )
         length, bits = plan.ring_length, plan.wire_bits
         # Threads share the lanes of a tile, so each should find enough of them.
@@ -442,29 +353,13 @@ class Client(ClientShares):
         return events
 
     def _on_result(self, frame: Frame) -> list[Event]:
-        plan = self.plan
-        header = self._header(frame, messages.Result)
+        header = self._header(frame, Result)
         survivors = self._sites(frame, header.survivors)
         self._check_result_survivors(survivors)
-        size = messages.input_size(plan) if plan.sites_receive else 0
-        packed = self._tail(frame, size)
+        packed = self._tail(frame, result_size(self.plan))
         self._check_result_digest(header, packed)
         self._at = FINISHED
-        if not plan.sites_receive:
-            return [Done(None, header.digest)]
-        aggregate = Aggregate(
-            **self._opened_sum(lift_packed(plan, packed), len(survivors)),
-            survivors=self._names(survivors),
-            dropped=dict.fromkeys(
-                self._names(set(range(plan.clients)) - set(survivors)), "unknown"
-            ),
-            left={},
-            suspects=(),
-            digest=header.digest,
-            transcript=b"",
-            traffic=(),
-        )
-        return [Done(aggregate, header.digest)]
+        return self._released(header, survivors, packed)
 
     # Storage.
 
@@ -478,9 +373,7 @@ class Client(ClientShares):
             "shares": [[site, shares] for site, shares in self._shares.items()],
             "u3": list(self._u3),
             "cohort": self._cohort,
-            "floors": None if self.floors is None else asdict(self.floors),
-            "data": self.data,
-            "ledger": self.ledger is not None,
+            **self._site_state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -493,11 +386,6 @@ class Client(ClientShares):
         self._shares = dict(state["shares"])
         self._u3 = tuple(state["u3"])
         self._cohort = state["cohort"]
-        self.data = data_name(state["data"])
-        require_ledger(self.ledger, kept=state["ledger"])
-        checked_ledger(self.ledger, self.journal, self.name, self.data)
-        if self.floors is None and state["floors"] is not None:
-            self.floors = Floors(**state["floors"])
-            self._require_floors()
+        self._restore_site(state)
         self._reloaded = True
         self._check_dump_age()

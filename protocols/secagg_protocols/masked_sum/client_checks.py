@@ -5,36 +5,17 @@ The checks stand apart from the steps so that the table can be held against one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msgspec.structs import replace
 
-from ..errors import EquivocationError, MisuseError, PeerError, ReleaseError
+from ..errors import MisuseError, ReleaseError
 from ..events import Step
-from ..floors import Floors
-from ..journal import journal_calls
 from ..keys import KEY_SIZE, verify
-from ..ledger import InputLedger
-from ..party import Party
+from ..plan import masked_of
+from ..registers import Released, pack_released, released_register, unpack_released
 from ..roster import SERVER_NAME
+from ..site import SiteParty
 from ..wire import SERVER, Frame, encode_header, frame_digest, to_bitmap
 from . import masks, messages
-from .registers import (
-    MOST_MODELS,
-    TAG_SIZE,
-    Released,
-    inputs_register,
-    ledger_register,
-    models_register,
-    pack_count,
-    pack_released,
-    pack_tags,
-    released_register,
-    unpack_count,
-    unpack_released,
-    unpack_tags,
-)
-from .waiting import Waiting
 
 # Where a client stands: what it waits for.
 NEW, ADVERTISED, SHARED, READY, MASKED, CONSENTED, REVEALED, FINISHED = range(8)
@@ -48,93 +29,18 @@ AWAITED = {
 }
 
 
-class ClientChecks(Party):
+class ClientChecks(SiteParty):
     """The rules of a site, and the state they look at."""
 
-    floors: Floors | None
-    data: str
-    ledger: InputLedger | None
     _at: int
     _neighbours: tuple[int, ...]
     _adverts: dict[int, bytes]
     _u2: tuple[int, ...]
     _u3: tuple[int, ...]
     _cohort: int
-    _pending: Waiting | None
-    _reloaded: bool
 
     def _survivors_digest(self) -> bytes:
         return masks.survivors_digest(self.contexts.round, to_bitmap(self._u3, self.plan.clients))
-
-    def _change_register(self, name: bytes, change: Callable[[bytes], bytes]) -> None:
-        """Replace a register of the journal, durably, by what ``change`` makes of it.
-
-        It is written also where it stays the same: the process that wrote it may have died
-        before it was durable.
-        """
-        while True:
-            try:
-                with journal_calls():
-                    stored = self.journal.read(name)
-                    self.journal.swap(name, stored, change(stored))
-                return
-            except MisuseError as error:
-                # Another process of this site was faster; what it wrote counts as well.
-                if error.rule != "journal-swap":
-                    raise
-
-    def _enter_input(self) -> None:
-        """Enter an input into the registers of these data, before it is made.
-
-        The plan is entered here and not with the survivors: who is in a sum may never hear of
-        it, and must know all the same that one can have been opened under this plan.
-        """
-        self._check_ledger_given()
-        if self.ledger is not None:
-            # First, so that what the budget does not bear leaves no count behind.
-            self.ledger.check(self.plan, self.contexts.round)
-        self._change_register(
-            released_register(self.name, self.data),
-            lambda stored: pack_released(self._admitted(unpack_released(stored))),
-        )
-        self._count_input()
-        if self.ledger is not None:
-            # Last, so that nothing is charged for an input that another rule refuses.
-            self.ledger.charge(self.plan, self.contexts.round)
-
-    def _count_input(self) -> None:
-        """Count an input for its model, where plan or floors limit them."""
-        floor = None if self.floors is None else self.floors.most_inputs_per_model
-        limits = [most for most in (self.plan.max_inputs_per_model, floor) if most is not None]
-        if not limits:
-            return
-
-        def count(stored: bytes) -> bytes:
-            tags, tag = unpack_tags(stored), self.contexts.round[:TAG_SIZE]
-            if tag in tags:
-                return stored
-            self._check_inputs_per_model(tags, min(limits))
-            if not stored:
-                # Before the model has its register, so that a crash in between counts too much.
-                self._change_register(models_register(self.name, self.data), one_more)
-            return pack_tags((*tags, tag))
-
-        def one_more(stored: bytes) -> bytes:
-            models = unpack_count(stored)
-            self._check_inputs_full(models)
-            return pack_count(models + 1)
-
-        model = self.contexts.model_hash or b""
-        self._change_register(inputs_register(self.name, self.data, model), count)
-
-    def _admitted(self, last: Released) -> Released:
-        """What is let out over these data once this plan is among those that were answered."""
-        self._check_fixed_data_plan(last)
-        if not self.plan.fixed_data:
-            return replace(last, fixed=False)
-        together = last.under(self.plan)
-        self._check_fixed_roster(last, together)
-        return together
 
     def _enter_release(self) -> None:
         """Enter the survivors into the register of these data, before they are answered.
@@ -169,13 +75,9 @@ class ClientChecks(Party):
 
     # Rules. Ids, texts and negative vectors: rules.py.
 
-    def _check_floors(self) -> None:
-        if self.floors is not None:
-            self.floors.check(self.plan, self.round)
-
     def _check_graph(self, neighbours: tuple[int, ...]) -> None:
         plan = self.plan
-        right = self.index not in neighbours and len(neighbours) == plan.protocol.neighbours
+        right = self.index not in neighbours and len(neighbours) == masked_of(plan).neighbours
         if not right:
             raise self._blame("graph", "the neighbours are not those of this plan's graph")
 
@@ -259,81 +161,10 @@ class ClientChecks(Party):
                 sender=SERVER_NAME,
             )
 
-    def _check_equivocation(self, frame: Frame, digest: bytes) -> None:
-        known = self._accepted.get((frame.kind, frame.sender))
-        if known is not None and known != digest:
-            raise EquivocationError(
-                "the server sent two different messages for one step",
-                rule="equivocation",
-                sender=SERVER_NAME,
-                digests=(known, digest),
-            )
-
     def _check_step_order(self, frame: Frame) -> None:
         awaited = self._at in AWAITED[frame.kind]
         if not awaited or (frame.kind, frame.sender) in self._accepted:
             raise self._blame("step-order", "this message comes early, late or again")
-
-    def _check_input_once(self) -> None:
-        again = self._at == MASKED and self._reloaded
-        if self._pending is not None or (self._at > READY and not again):
-            raise MisuseError("this round has its input already", rule="input-once")
-
-    def _check_inputs_per_model(self, tags: tuple[bytes, ...], limit: int) -> None:
-        """One tag per round; the limit is the smaller of the plan's and the floor's."""
-        if len(tags) >= limit:
-            raise MisuseError(
-                f"{len(tags)} input(s) were already sent for this model, the limit is {limit}",
-                rule="inputs-per-model",
-            )
-
-    def _check_inputs_full(self, models: int) -> None:
-        if models >= MOST_MODELS:
-            raise MisuseError(
-                f"inputs for {models} models are on record for these data, and a record is never "
-                "dropped; to train on, the owner of the data gives them a new name, under which "
-                "nothing is counted yet",
-                rule="inputs-full",
-            )
-
-    def _check_ledger_given(self) -> None:
-        with journal_calls():
-            kept = self.journal.read(ledger_register(self.name, self.data))
-        if kept and self.ledger is None:
-            raise MisuseError(
-                "inputs of these data were charged to a privacy ledger before; give this party "
-                "the ledger, or this one is charged to nobody",
-                rule="ledger-given",
-            )
-
-    def _check_fixed_data_plan(self, last: Released) -> None:
-        if last.fixed not in {None, self.plan.fixed_data}:
-            was, now = ("fixed data", "others") if last.fixed else ("others", "fixed data")
-            raise ReleaseError(
-                f"these data were summed under a plan of {was}, and this one is of {now}: its "
-                "sums would be compared with none of those; data that serve both have two names, "
-                "which is their owner's decision",
-                rule="fixed-data-plan",
-            )
-
-    def _check_fixed_roster(self, last: Released, together: Released) -> None:
-        """``together`` is ``last`` with this plan."""
-        need = (len(together.names) + together.colluding) // 2 + 1
-        if together.threshold < need:
-            possible = last.threshold >= need and self.plan.min_survivors >= need
-            way_on = (
-                f"this plan may go on with a share_threshold of {need}"
-                if possible
-                else "this plan cannot, so what can begin is a new analysis, and to give the data "
-                "another name for it is their owner's decision"
-            )
-            raise ReleaseError(
-                f"the plans over these data have {len(together.names)} sites together, "
-                f"{together.colluding} colluding: some honest site compares any two of their sums "
-                f"where each share_threshold is at least {need}, and the smallest is "
-                f"{together.threshold}; {way_on}",
-                rule="fixed-roster",
-            )
 
     def _check_fixed_ended(self, last: Released) -> None:
         if last.ended:
@@ -365,15 +196,6 @@ class ClientChecks(Party):
         if part != self._u3 or len(survivors) != self._cohort:
             raise self._blame("result-survivors", "the result names other survivors")
 
-    def _check_result_digest(self, header: messages.Result, packed: memoryview) -> None:
-        if not self.plan.sites_receive:
-            return
-        digest = masks.aggregate_digest(
-            self.contexts.round, header.survivors, [packed], packed.nbytes
-        )
-        if digest != header.digest:
-            raise self._blame("result-digest", "the sum is not the one whose digest is stated")
-
     def _check_dump_age(self) -> None:
         """The journal holds every step that the dump has sent, and at most one more."""
         sent = {NEW: 0, ADVERTISED: 1, SHARED: 2, READY: 2, MASKED: 3, CONSENTED: 4}
@@ -388,9 +210,6 @@ class ClientChecks(Party):
                 "one of them is an older copy",
                 rule="dump-age",
             )
-
-    def _blame(self, rule: str, text: str) -> PeerError:
-        return PeerError(text, rule=rule, sender=SERVER_NAME)
 
     def _cohort_at_least(self, rule: str, cohort: int, seen: int) -> None:
         need = self.plan.min_survivors

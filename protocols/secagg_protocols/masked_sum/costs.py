@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..events import Step
-from ..plan import Plan
+from ..plan import Plan, masked_of
+from ..result import Result, result_size, ring_size
 from ..shamir import SHARE_SIZE
 from ..wire import DIGEST_SIZE, SIGNATURE_SIZE, bitmap_size
 from . import messages
@@ -54,7 +55,7 @@ class RoundCost:
 
 def round_cost(plan: Plan) -> RoundCost:
     """Exact frame sizes of a round without dropouts, for one site of ``plan``."""
-    n, k, t = plan.clients, plan.protocol.neighbours, plan.protocol.share_threshold
+    n, k, t = plan.clients, masked_of(plan).neighbours, plan.protocol.share_threshold
     bitmap, digest = bytes(bitmap_size(n)), bytes(DIGEST_SIZE)
     advert = frame_size(plan, messages.Advert(), messages.ADVERT_SIZE)
     adverts = frame_size(
@@ -62,13 +63,13 @@ def round_cost(plan: Plan) -> RoundCost:
     )
     shares = frame_size(plan, messages.Shares(digest), k * SEALED_SIZE)
     shares_for = frame_size(plan, messages.SharesFor(bitmap, n), k * SEALED_SIZE)
-    masked = frame_size(plan, messages.Input(), messages.input_size(plan))
+    masked = frame_size(plan, messages.Input(), ring_size(plan))
     survivors = frame_size(plan, messages.Survivors(bitmap, n), 0)
     reveal = frame_size(plan, messages.Reveal(bitmap), (k + 1) * SHARE_SIZE)
     result = frame_size(
         plan,
-        messages.Result(digest, bitmap),
-        messages.input_size(plan) if plan.sites_receive else 0,
+        Result(digest, bitmap),
+        result_size(plan),
     )
     steps = [
         StepBytes(Step.ADVERTISE.label, advert, adverts),

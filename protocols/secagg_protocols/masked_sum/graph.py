@@ -10,7 +10,7 @@ import numpy as np
 from secagg_native import keystream
 
 from ..keys import hkdf
-from ..plan import Plan
+from ..plan import Plan, masked_of
 
 
 def complete(site: int, clients: int) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def draw(plan: Plan, seed: bytes) -> Sequence[tuple[int, ...]]:
     CCS 2020, section 3): a site that has not advertised is a dropout of this graph. Drawn over
     the advertisers only, early dropouts would raise the colluders' share.
     """
-    n, k = plan.clients, plan.protocol.neighbours
+    n, k = plan.clients, masked_of(plan).neighbours
     if plan.complete:
         return Complete(n)
     material = hkdf(seed, b"secagg graph v1", 24)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,10 @@ from ..keys import (
     agree,
     clamp,
     digest_of,
-    digest_of_pieces,
     hkdf,
     pair_info,
+    stage_seed,
 )
-from ..wire import Buffer
 
 #: An AES-128 key and a 64-bit nonce: one keystream, used once.
 MASK_KEY_SIZE = 24
@@ -73,8 +72,7 @@ class SiteSecrets:
 
     def stage_seed(self, round_context: bytes, count: int) -> bytes:
         """The ``count``-th seed for the stages of this round."""
-        info = b"secagg stage seed v1" + round_context + struct.pack("<I", count)
-        return hkdf(self.seed, info, SEED_SIZE)
+        return stage_seed(self.seed, round_context, count)
 
 
 def commitment(setup_context: bytes, site: int, self_seed: bytes) -> bytes:
@@ -148,15 +146,3 @@ def key_arrays(
 def survivors_digest(round_context: bytes, survivors: bytes) -> bytes:
     """What a consent confirms; ``survivors`` is the bitmap of U3 over the roster."""
     return digest_of(b"secagg survivors v1", round_context, survivors)
-
-
-def aggregate_digest(
-    round_context: bytes, survivors: bytes, packed: Iterable[Buffer], size: int
-) -> bytes:
-    """What the server signs of a result: round, survivors, packed ring sum.
-
-    The packed sum comes in pieces, ``size`` bytes together, so that nobody has to hold it.
-    """
-    return digest_of_pieces(
-        b"secagg aggregate v1", round_context, survivors, size=size, pieces=packed
-    )

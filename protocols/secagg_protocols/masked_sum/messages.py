@@ -6,12 +6,11 @@ from typing import Annotated, Final
 
 import msgspec
 
-from secagg_native import packed_size
-
 from ..events import Step
 from ..keys import KEY_SIZE, TAG_SIZE
 from ..party import Kind
-from ..plan import Plan
+from ..plan import Plan, masked_of
+from ..result import Result, result_size, ring_size
 from ..shamir import SHARE_SIZE
 from ..wire import DIGEST_SIZE, PREFIX_SIZE, SIGNATURE_SIZE, Header, bitmap_size, encode_header
 
@@ -76,14 +75,6 @@ class Reveal(Header, frozen=True):
     missing: bytes
 
 
-class Result(Header, frozen=True):
-    """Server to site: digest of the aggregate and the survivors. Tail: the packed sum, where
-    sites receive it."""
-
-    digest: Digest
-    survivors: bytes
-
-
 ADVERT: Final = Kind(1, Step.ADVERTISE, Advert, from_site=True, per_round=False)
 ADVERTS: Final = Kind(2, Step.ADVERTISE, Adverts, from_site=False, per_round=False)
 SHARES: Final = Kind(3, Step.SHARE, Shares, from_site=True, per_round=False)
@@ -127,25 +118,20 @@ def relayed_advert_size(plan: Plan) -> int:
     return ADVERT_SIZE + (SIGNATURE_SIZE if plan.signed else 0)
 
 
-def input_size(plan: Plan) -> int:
-    """Bytes of the packed ring vector."""
-    return packed_size(plan.ring_length, plan.wire_bits)
-
-
 def largest_tail(plan: Plan, kind: Kind) -> int:
     """Most bytes that can follow the header of ``kind`` under ``plan``."""
-    k, t = plan.protocol.neighbours, plan.protocol.share_threshold
+    k, t = masked_of(plan).neighbours, plan.protocol.share_threshold
     return {
         ADVERT.number: ADVERT_SIZE,
         ADVERTS.number: k * relayed_advert_size(plan),
         SHARES.number: k * SEALED_SIZE,
         SHARES_FOR.number: k * SEALED_SIZE,
-        INPUT.number: input_size(plan),
+        INPUT.number: ring_size(plan),
         SURVIVORS.number: 0,
         CONSENT.number: 0,
         CONSENTS.number: t * SIGNATURE_SIZE,
         REVEAL.number: (k + 1) * SHARE_SIZE,
-        RESULT.number: input_size(plan) if plan.sites_receive else 0,
+        RESULT.number: result_size(plan),
     }[kind.number]
 
 

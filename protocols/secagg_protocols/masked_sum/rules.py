@@ -8,85 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from ..rules import Rule
+from ..shared_rules import HUB_RULES, PARTY_RULES, SITE_RULES
 from .plan_rules import PLAN_RULES, SMALL, SPLIT
 
-PARTY_RULES: Final = (
-    Rule(
-        "session",
-        "party",
-        "construction",
-        "1 to 64 bytes, round within 0..2^63-1",
-        "MisuseError",
-        "contexts that collide",
-    ),
-    Rule(
-        "identity",
-        "party",
-        "construction",
-        "the identity is the one the roster pins",
-        "MisuseError",
-        "a party under another's name",
-    ),
-    Rule(
-        "round-clip",
-        "party",
-        "construction, use_model",
-        "the parameters of a round with an adaptive clip state one within the plan's range",
-        "MisuseError",
-        "a clip of the server's choosing that drowns the sum in noise, or leaves nothing of it",
-    ),
-    Rule(
-        "limits",
-        "party",
-        "every message",
-        "no larger than the plan allows for its kind",
-        "DecodeError",
-        "memory exhaustion",
-        also=("tail-length",),
-    ),
-    Rule(
-        "route",
-        "party",
-        "every message",
-        "the sender may send this, to this party",
-        "AuthenticationError",
-        "misdelivery, reflection, a sender other than the transport's",
-    ),
-    Rule(
-        "trailer",
-        "party",
-        "every message",
-        "digest or pinned signature over context and content",
-        "AuthenticationError",
-        "changed bytes; replay from another plan, session, round, model",
-    ),
-    Rule(
-        "canonical",
-        "party",
-        "every message",
-        "the header is the one encoding of its content",
-        "DecodeError",
-        "two encodings of one message",
-    ),
-    Rule(
-        "tail-length",
-        "party",
-        "every message",
-        "exactly the bytes that plan and header give",
-        "DecodeError",
-        "left-over or missing bytes",
-    ),
-)
-
 CLIENT_RULES: Final = (
-    Rule(
-        "floors",
-        "client",
-        "construction",
-        "the plan is above this site's floors",
-        "MisuseError",
-        "parameter downgrade by the server",
-    ),
+    *SITE_RULES,
     Rule(
         "graph",
         "client",
@@ -159,56 +85,6 @@ CLIENT_RULES: Final = (
         "share_threshold holders in U2",
         "PeerError",
         "a site that nobody can recover",
-    ),
-    Rule(
-        "input-once",
-        "client",
-        "input",
-        "one vector per round",
-        "MisuseError",
-        "two vectors under one mask",
-    ),
-    Rule(
-        "inputs-per-model",
-        "client",
-        "input",
-        "at most the plan's and the floor's inputs for one model, whatever session, epoch or key",
-        "MisuseError",
-        "retries with varying cohorts (disaggregation)",
-    ),
-    Rule(
-        "inputs-full",
-        "client",
-        "input",
-        "inputs for at most 2^16 models of one data set",
-        "MisuseError",
-        "a server that fills the journal, one model after the other",
-    ),
-    Rule(
-        "ledger-given",
-        "client",
-        "input",
-        "data whose inputs were charged to a privacy ledger are given with one",
-        "MisuseError",
-        "inputs that a budget never hears of, because a setting was forgotten once",
-    ),
-    Rule(
-        "fixed-data-plan",
-        "client",
-        "input",
-        "all plans over these data are of fixed data, or none is",
-        "ReleaseError",
-        "a sum of the same vectors that is compared with none",
-    ),
-    Rule(
-        "fixed-roster",
-        "client",
-        "input",
-        "fixed data: twice the smallest share_threshold of all plans over these data exceeds all "
-        "their sites + the most colluding",
-        "ReleaseError",
-        "rosters of parts of the sites, whose sums are compared by nobody: what they leave of the "
-        "whole is one site",
     ),
     Rule("survivors-within", "client", "input", "U3 within U2", "PeerError", "invented survivors"),
     Rule(
@@ -293,15 +169,6 @@ CLIENT_RULES: Final = (
         "a survivor list before or after its time",
     ),
     Rule(
-        "equivocation",
-        "client",
-        "every message",
-        "one message of the server per step",
-        "EquivocationError",
-        "a server that sends two versions",
-        also=("step-order",),
-    ),
-    Rule(
         "dump-age",
         "client",
         "load",
@@ -317,17 +184,10 @@ CLIENT_RULES: Final = (
         "PeerError",
         "another round's result",
     ),
-    Rule(
-        "result-digest",
-        "client",
-        "reveal",
-        "the sum has the stated digest",
-        "PeerError",
-        "different sums to different sites",
-    ),
 )
 
 SERVER_RULES: Final = (
+    *HUB_RULES,
     Rule(
         "step-order",
         "server",
@@ -335,15 +195,6 @@ SERVER_RULES: Final = (
         "the message is the one awaited, and the first",
         "PeerError",
         "a replayed input that counts twice; late inputs",
-    ),
-    Rule(
-        "equivocation",
-        "server",
-        "every message",
-        "one message of a site per step",
-        "EquivocationError",
-        "a site that sends two versions",
-        also=("step-order",),
     ),
     Rule(
         "fresh-keys",
@@ -386,14 +237,6 @@ SERVER_RULES: Final = (
         "shares of strangers",
     ),
     Rule(
-        "enough",
-        "server",
-        "every close",
-        "min_survivors sites; share_threshold consents and reveals",
-        "ThresholdError",
-        "a sum over too few",
-    ),
-    Rule(
         "holders",
         "server",
         "every close",
@@ -426,14 +269,6 @@ SERVER_RULES: Final = (
         "PeerError",
         "a dealer who shares another seed",
         also=("sum-range",),
-    ),
-    Rule(
-        "sum-range",
-        "server",
-        "reveal",
-        "without noise, the sum is one that honest inputs can have",
-        "PeerError",
-        "an input outside its bounds that wraps the sum",
     ),
     Rule(
         "dump-age",

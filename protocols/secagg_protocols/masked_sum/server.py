@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,22 +12,20 @@ import numpy as np
 from secagg_native import add_keystreams, bitpack
 
 from ..errors import MisuseError, PeerError, SecAggError
-from ..events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
+from ..events import Dropped, Event, Ignored, Progress, Step
+from ..hub import Message
 from ..journal import JOURNAL_IO_RULE
-from ..keys import KEY_SIZE, SEED_SIZE, ExchangeKey, digest_of
-from ..lift import lift
+from ..keys import KEY_SIZE, SEED_SIZE, ExchangeKey
 from ..party import Kind
 from ..plan import Plan
+from ..result import ring_size
 from ..shamir import SHARE_SIZE, decode_shares
-from ..wire import SERVER, Buffer, Frame, Header, to_bitmap
+from ..wire import SERVER, Buffer, Frame, to_bitmap
 from . import masks, messages
 from .graph import draw
 from .messages import SEALED_SIZE
 from .server_checks import ServerChecks
-from .unmask import Recovery, pack_sum, packed_tiles, unmask_keys
-
-#: One message of a step that closes: recipient, header, tail.
-Message = tuple[int, Header, bytes]
+from .unmask import Recovery, unmask_keys
 
 
 class Server(ServerChecks):
@@ -38,18 +35,14 @@ class Server(ServerChecks):
     they arrive and not kept.
     """
 
-    role = "server"
     kinds = messages.KINDS
 
     def __init__(self, plan: Plan, index: int = SERVER, **common: Any) -> None:
         super().__init__(plan, index, **common)
-        self._step: Step | None = None  # None: not started; a finished server has _done
-        self._done = False
         self._opened = False  # the accumulator has been unmasked, in place
         self._suspects: set[int] = set()
         self._graph: Sequence[tuple[int, ...]] = ()
         self._graph_seed = b""
-        self._noise_seed = b""  # of central noise; the same after a load, or two sums average it
         self._adverts: dict[int, bytes] = {}
         self._owners: dict[bytes, int] = {}  # advertised key -> site
         self._signatures: dict[int, bytes] = {}  # of the adverts, relayed under signed plans
@@ -62,17 +55,13 @@ class Server(ServerChecks):
         self._u3: tuple[int, ...] = ()
         self._consents: dict[int, bytes] = {}
         self._reveals: dict[int, tuple[bytes, tuple[int, ...]]] = {}
-        self._faulty: set[int] = set()  # sites that were ended for bad content
-        self._transcript = bytes(32)
-        self._costs: list[StepCost] = []
-        self._received = 0
-        self._clock = time.monotonic()
-
-    def exclude(self, site: int, error: SecAggError) -> None:
-        """Treat ``site`` as one that left: it was caught cheating elsewhere in the session."""
-        self._drop(site, error)
 
     # Contract.
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Consent is asked for where the plan signs."""
+        return tuple(step for step in Step if step != Step.CONSENT or self.plan.signed)
 
     def _largest(self, kind: Kind) -> int:
         return messages.largest_frame(self.plan, kind)
@@ -203,7 +192,7 @@ class Server(ServerChecks):
 
     def _close_adverts(self) -> list[Event]:
         plan = self.plan
-        self._require_sites(Step.ADVERTISE, len(self._adverts), plan.min_survivors)
+        self._require(Step.ADVERTISE, len(self._adverts), plan.min_survivors)
         self._u1 = tuple(sorted(self._adverts))
         self._graph = draw(plan, self._graph_seed)
         advertised = set(self._u1)
@@ -236,7 +225,7 @@ class Server(ServerChecks):
 
     def _close_shares(self) -> list[Event]:
         plan = self.plan
-        self._require_sites(Step.SHARE, len(self._sealed), plan.min_survivors)
+        self._require(Step.SHARE, len(self._sealed), plan.min_survivors)
         self._u2 = tuple(sorted(self._sealed))
         advertised, sharers = frozenset(self._u1), frozenset(self._u2)
         # What each site is to open, dealer by dealer in ascending order: who neighbours whom is
@@ -266,14 +255,14 @@ class Server(ServerChecks):
 
     def _on_input(self, frame: Frame) -> None:
         self._header(frame, messages.Input)
-        packed = self._tail(frame, messages.input_size(self.plan))
+        packed = self._tail(frame, ring_size(self.plan))
         self._check_padding(frame.sender, packed)
         bitpack.unpack_add(self._accumulator, packed, self.plan.wire_bits)
         self._inputs.add(frame.sender)
 
     def _close_inputs(self) -> list[Event]:
         plan = self.plan
-        self._require_sites(Step.INPUT, len(self._inputs), plan.min_survivors)
+        self._require(Step.INPUT, len(self._inputs), plan.min_survivors)
         self._u3 = tuple(sorted(self._inputs))
         survivors = set(self._u3)
         out: list[Message] = []
@@ -300,7 +289,7 @@ class Server(ServerChecks):
     def _close_consents(self) -> list[Event]:
         plan = self.plan
         need = plan.protocol.share_threshold
-        self._require_sites(Step.CONSENT, len(self._consents), need)
+        self._require(Step.CONSENT, len(self._consents), need)
         signers = sorted(self._consents)[:need]
         tail = b"".join(self._consents[site] for site in signers)
         header = messages.Consents(to_bitmap(signers, plan.clients))
@@ -323,10 +312,10 @@ class Server(ServerChecks):
     def _close_reveals(self) -> list[Event]:
         if self._opened:
             # The journal's disk failed after the sum was opened, and the caller tries again.
-            return self._finish()
+            return self._release(messages.RESULT, self._accumulator, self._u3, self._suspects)
         plan = self.plan
         need = plan.protocol.share_threshold
-        self._require_sites(Step.REVEAL, len(self._reveals), need)
+        self._require(Step.REVEAL, len(self._reveals), need)
         survivors, sharers = frozenset(self._u3), frozenset(self._u2)
         # The mask seed of a site none of whose neighbours survived is in nobody's way.
         wanted = [s for s in self._u2 if s in survivors or self._within(s, survivors)]
@@ -363,7 +352,7 @@ class Server(ServerChecks):
         )
         self._suspects = recovery.suspects.union(*withheld.values())
         self._unmask(keys, nonces, signs)
-        return self._finish()
+        return self._release(messages.RESULT, self._accumulator, self._u3, self._suspects)
 
     def _unmask(self, keys: Any, nonces: Any, signs: Any) -> None:
         try:
@@ -374,38 +363,6 @@ class Server(ServerChecks):
             self._end(MisuseError("opening the sum was interrupted", rule="interrupted"))
             raise
         self._opened = True
-
-    def _finish(self) -> list[Event]:
-        plan = self.plan
-        total = lift(plan, self._accumulator)
-        self._check_sum_range(total, self._u3)
-        bitmap = to_bitmap(self._u3, plan.clients)
-        # A site that receives the sum gets it packed; all share one copy. Without such sites no
-        # copy is made, and what is signed is read tile by tile.
-        packed = pack_sum(plan, self._accumulator) if plan.sites_receive else b""
-        digest = masks.aggregate_digest(
-            self.contexts.round,
-            bitmap,
-            [packed] if plan.sites_receive else packed_tiles(plan, self._accumulator),
-            messages.input_size(plan),
-        )
-        header = messages.Result(digest, bitmap)
-        out: list[Message] = [(site, header, packed) for site in self._u3]
-        events = self._announce(messages.RESULT, out, None)
-        opened = self._opened_sum(total, len(self._u3))
-        dropped, left = self._departures()
-        aggregate = Aggregate(
-            **opened,
-            survivors=self._names(self._u3),
-            dropped=dropped,
-            left=left,
-            suspects=self._names(self._suspects),
-            digest=digest,
-            transcript=self._transcript,
-            traffic=tuple(self._costs),
-        )
-        self._forget()
-        return [*events, Done(aggregate, digest)]
 
     def _departures(self) -> tuple[dict[str, str], dict[str, str]]:
         """Sites that are not in the sum, and survivors that left later, with their steps."""
@@ -427,41 +384,6 @@ class Server(ServerChecks):
 
     # What closing a step has in common.
 
-    def _announce(self, kind: Kind, out: list[Message], after: Step | None) -> list[Event]:
-        """Send one message to each site that is not ended, once in this round's life."""
-        closing = kind.step
-        heard = sorted(
-            (number, site, digest)
-            for (number, site), digest in self._accepted.items()
-            if self.kinds[number].step == closing and site not in self._faulty
-        )
-        sends: list[Event] = []
-        sent = 0
-        said: list[bytes] = []
-        shared: tuple[bytes, bytes] | None = None  # a tail and its hash
-        for site, header, tail in out:
-            if site not in self._faulty:
-                if shared is None or shared[0] is not tail:
-                    shared = tail, hashlib.sha256(tail).digest()
-                head, trailer, digest = self._around(kind, site, header, shared[1])
-                send = Send(self._name(site), head, tail, trailer)
-                sends.append(send)
-                sent += send.size
-                said.append(digest)
-        transcript = digest_of(
-            b"secagg transcript v1",
-            self._transcript,
-            *(bytes([number]) + site.to_bytes(4, "little") + d for number, site, d in heard),
-            *said,
-        )
-        self._claim(int(closing), transcript, b"")
-        self._transcript = transcript
-        now = time.monotonic()
-        self._costs.append(StepCost(closing.label, self._received, sent, now - self._clock))
-        self._received, self._clock = 0, now
-        self._step, self._done = after, after is None
-        return sends
-
     def _forget(self) -> None:
         """Drop what the round needed and nothing after it does."""
         self._accumulator = np.zeros(0, dtype=self.plan.lane)
@@ -471,12 +393,10 @@ class Server(ServerChecks):
 
     def _state(self) -> dict[str, Any]:
         return {
-            "step": None if self._step is None else int(self._step),
-            "done": self._done,
+            **self._hub_state(),
             "opened": self._opened,
             "suspects": sorted(self._suspects),
             "graph_seed": self._graph_seed,
-            "noise_seed": self._noise_seed,
             "adverts": list(self._adverts.items()),
             "signatures": list(self._signatures.items()),
             "sealed": list(self._sealed.items()),
@@ -486,19 +406,13 @@ class Server(ServerChecks):
             "sets": [list(self._u1), list(self._u2), list(self._u3)],
             "consents": list(self._consents.items()),
             "reveals": [[s, d, list(g)] for s, (d, g) in self._reveals.items()],
-            "faulty": sorted(self._faulty),
-            "transcript": self._transcript,
-            "costs": [[c.step, c.received, c.sent, c.seconds] for c in self._costs],
-            "received": self._received,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self._step = None if state["step"] is None else Step(state["step"])
-        self._done = state["done"]
+        self._restore_hub(state)
         self._opened = state["opened"]
         self._suspects = set(state["suspects"])
         self._graph_seed = state["graph_seed"]
-        self._noise_seed = state["noise_seed"]
         for site, keys in state["adverts"]:
             self._own_keys(site, keys)
         self._signatures = dict(state["signatures"])
@@ -509,10 +423,6 @@ class Server(ServerChecks):
         self._u1, self._u2, self._u3 = (tuple(part) for part in state["sets"])
         self._consents = dict(state["consents"])
         self._reveals = {s: (d, tuple(g)) for s, d, g in state["reveals"]}
-        self._faulty = set(state["faulty"])
-        self._transcript = state["transcript"]
-        self._costs = [StepCost(*row) for row in state["costs"]]
-        self._received = state["received"]
         if self._u1:
             self._graph = draw(self.plan, self._graph_seed)
         self._check_dump_age()

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from secagg_native import check_padding
 
-from ..errors import DecodeError, EquivocationError, MisuseError, PeerError, ThresholdError
+from ..errors import DecodeError, MisuseError, PeerError, ThresholdError
 from ..events import Step
+from ..hub import ServerParty
 from ..keys import KEY_SIZE, ExchangeKey, agree, clamp
-from ..party import Kind, Party
-from ..wire import Frame
+from ..party import Kind
 from . import masks
 
 _ANY_SCALAR: Final = ExchangeKey(bytes(range(KEY_SIZE)))
 
 
-class ServerChecks(Party):
+class ServerChecks(ServerParty):
     """The rules of a server, and the state they look at."""
 
-    _step: Step | None
-    _done: bool
     _adverts: dict[int, bytes]
     _owners: dict[bytes, int]
     _commitments: dict[int, bytes]
     _u1: tuple[int, ...]
     _u2: tuple[int, ...]
     _u3: tuple[int, ...]
-    _faulty: set[int]
 
     # Where this party stands, for callers that run several rounds.
-
-    @property
-    def step(self) -> Step | None:
-        """The open step, ``None`` before the start and after the result."""
-        return None if self._done else self._step
 
     @property
     def survivors(self) -> tuple[int, ...]:
@@ -50,16 +40,6 @@ class ServerChecks(Party):
         return frozenset(self._adverts)
 
     # The rules.
-
-    def _check_equivocation(self, frame: Frame, digest: bytes) -> None:
-        known = self._accepted.get((frame.kind, frame.sender))
-        if known is not None and known != digest:
-            raise EquivocationError(
-                "two different messages of one site for one step",
-                rule="equivocation",
-                sender=self._name(frame.sender),
-                digests=(known, digest),
-            )
 
     def _check_step_order(self, kind: Kind, site: int) -> None:
         members: Mapping[Step, Iterable[int]] = {
@@ -117,12 +97,6 @@ class ServerChecks(Party):
                 sender=self._name(site),
             )
 
-    def _check_enough(self, step: Step, have: int, need: int) -> None:
-        if have < need:
-            raise ThresholdError(
-                "too few sites are left", rule="enough", step=step.label, have=have, need=need
-            )
-
     def _check_holders(self, step: Step, site: int, have: int, suspects: set[int]) -> None:
         need = self.plan.protocol.share_threshold
         if have < need:
@@ -155,22 +129,6 @@ class ServerChecks(Party):
                 "mask-key", site, holders, "give another mask key than the one advertised"
             )
 
-    def _check_sum_range(self, total: Any, survivors: tuple[int, ...]) -> None:
-        at = 0
-        if self.plan.pipeline.noise is not None:
-            # Honest sums leave that window now and then, which wraps them and accuses nobody.
-            return
-        for span, count in self.plan.pipeline.sum_span(len(survivors)):
-            part = total[at : at + count]
-            if part.size and (int(np.min(part)) < span.low or int(np.max(part)) > span.high):
-                raise PeerError(
-                    "the sum lies outside the range of honest inputs; a survivor sent a vector "
-                    "that the plan does not allow",
-                    rule="sum-range",
-                    suspects=self._names(survivors),
-                )
-            at += count
-
     def _check_dump_age(self) -> None:
         """The journal holds every step that the dump has closed, and at most one more."""
         newest = self._newest()
@@ -184,9 +142,6 @@ class ServerChecks(Party):
                 "one of them is an older copy",
                 rule="dump-age",
             )
-
-    def _require_sites(self, step: Step, have: int, need: int) -> None:
-        self._check_enough(step, have, need)
 
     def _require_holders(
         self, step: Step, site: int, have: int, suspects: set[int] | None = None

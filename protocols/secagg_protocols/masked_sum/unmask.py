@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from secagg_native import bitpack, packed_size
-
 from ..keys import KEY_SIZE, ExchangeKey
-from ..plan import Plan
 from ..shamir import LIMBS, Shares, decode_shares, recover
-from ..stages.base import TILE, tiles
-from ..wire import FrameBuffer
-from . import masks, messages
+from . import masks
 
 #: What one site revealed: the shares back to back, and whose they are.
 Revealed = tuple[bytes, tuple[int, ...]]
@@ -81,21 +75,3 @@ def unmask_keys(
             keys.append(masks.pair_mask(exchange, own, other, round_context, sender=name(peer)))
             signs.append(-masks.pair_sign(peer, site))
     return masks.key_arrays(keys, signs)
-
-
-def pack_sum(plan: Plan, ring: Any) -> bytes:
-    """The ring sum in the packed form that travels."""
-    size = messages.input_size(plan)
-    buffer = FrameBuffer(size)
-    with buffer.view(0, size) as view:
-        bitpack.pack(ring, plan.wire_bits, view)
-    return bytes(buffer)
-
-
-def packed_tiles(plan: Plan, ring: Any) -> Iterator[memoryview]:
-    """The same piece by piece, in one small buffer: each piece is to be used up at once."""
-    buffer = memoryview(bytearray(packed_size(TILE, plan.wire_bits)))
-    for start, stop in tiles(plan.ring_length):
-        piece = buffer[: packed_size(stop - start, plan.wire_bits)]
-        bitpack.pack(ring[start:stop], plan.wire_bits, piece)
-        yield piece

@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from ..errors import MisuseError
-from ..keys import digest_of
-from ..plan import Plan
+from .errors import MisuseError
+from .keys import digest_of
+from .plan import Plan
 
 #: Bytes by which a register tells round contexts apart. A server that chooses session, round
 #: and parameters needs about 2^64 hashes for two rounds that are counted as one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from ..errors import MisuseError
+from .errors import MisuseError
 
 #: Rule of the error that says that a waiting vector was changed.
 CHANGED_RULE: Final = "input-changed"
