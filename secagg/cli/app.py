@@ -8,7 +8,20 @@ import typer
 
 from secagg import __version__
 
-from . import bench, demo, dp, enrol, graph, info, keys, party, plan, simulate, verify
+from . import (
+    bench,
+    demo,
+    dp,
+    enrol,
+    graph,
+    info,
+    keys,
+    paillier_open,
+    party,
+    plan,
+    simulate,
+    verify,
+)
 from .common import EPILOG, Guarded
 
 app = typer.Typer(
@@ -54,6 +67,8 @@ app.command("keygen", epilog=EPILOG)(keys.keygen)
 app.add_typer(enrol.roster_app, name="roster")
 app.add_typer(party.app, name="party")
 app.add_typer(dp.app, name="dp")
+# Importing paillier_open adds its commands to the group.
+app.add_typer(paillier_open.app, name="paillier")
 app.command("verify", epilog=EPILOG)(verify.verify)
 app.command("info", epilog=EPILOG)(info.info)
 app.command("bench", epilog=EPILOG)(bench.bench)

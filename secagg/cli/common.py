@@ -60,6 +60,15 @@ _MALFORMED: Final = frozenset(
         "integer-range",
         "quantise-levels",
         "inputs-limit",
+        "key-types",
+        "key-share",
+        "modulus-bits",
+        "exponent-bits",
+        "paillier-fields",
+        "private-types",
+        "private-length",
+        "private-close",
+        "private-prime",
     }
 )
 
@@ -76,6 +85,13 @@ _HINTS: Final = {
     "graph-parameters": "use the complete graph, or more sites, fewer dropouts, fewer colluders",
     "fixed-data-graph": "leave --neighbours out: fixed data take the complete graph",
     "noise-central": "use --threat semi-honest, or noise that the sites add",
+    "one-opening": "raise --threshold, or count on fewer --holders or --colluding-holders",
+    "holder-threshold": "count on fewer --colluding-holders, or raise --threshold",
+    "key-holders": "build a roster with as many holders as the key has shares",
+    "fixed-data-holders": "leave --fixed-data out, or use masked sums",
+    "knowledge-proofs": "use a key for rounds (paillier keygen --rounds), or --threat semi-honest",
+    "modulus-proof": "use a key with a proof about its modulus, or --threat semi-honest",
+    "private-safe": "make a key of safe primes",
     "modulus": "lower the bits, the levels or the largest weight",
 }
 
@@ -106,6 +122,8 @@ def describe(error: SecAggError) -> str:
     text = f"{kind}: {error}"
     if isinstance(error, PeerError) and error.suspects:
         text += f"; suspects: {', '.join(error.suspects)}"
+    if isinstance(error, ThresholdError) and "too few holders are left" in str(error):
+        return f"{text}; hint: lose fewer holders, or deal the key with a lower threshold"
     if isinstance(error, ThresholdError):
         return f"{text}; hint: allow more dropouts (--max-dropouts), or lose fewer sites"
     if isinstance(error, ReleaseError):

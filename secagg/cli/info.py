@@ -28,6 +28,7 @@ _PACKAGES: Final = (
     "numba",
     "msgspec",
     "phe",
+    "gmpy2",
     "typer",
     "rich",
     "lifelines",
@@ -52,6 +53,8 @@ def info(
     shown.add_row("suite", found["suite"])
     shown.add_row("mask kernel", found["kernel"])
     shown.add_row("mask kernels here", ", ".join(found["kernels"]))
+    shown.add_row("big integers", found["bigints"])
+    shown.add_row("big integers here", ", ".join(found["bigint_variants"]))
     for name, value in found["libraries"].items():
         shown.add_row(name, value)
     console = stdout()
@@ -78,8 +81,9 @@ def collect() -> dict[str, Any]:
 
     flags = machine.cpu_flags()
     forced = bool(os.environ.get(features.AES_ENVIRONMENT))
+    forced_bigints = bool(os.environ.get(features.BIGINT_ENVIRONMENT))
     try:
-        kernel = secagg_native.variant()
+        kernel, bigints = secagg_native.variant(), features.bigint_variant()
     except ValueError as error:
         raise MisuseError(str(error), rule="kernel") from None
     return {
@@ -90,6 +94,8 @@ def collect() -> dict[str, Any]:
         "suite": secagg.SUITE,
         "kernel": f"{kernel} (forced by {features.AES_ENVIRONMENT})" if forced else kernel,
         "kernels": list(features.aes_variants()),
+        "bigints": bigints + (f" (forced by {features.BIGINT_ENVIRONMENT})" * forced_bigints),
+        "bigint_variants": list(features.bigint_variants()),
         "libraries": {
             "OpenSSL": f"{backend.openssl_version_text()}, from cryptography "
             f"{machine.installed('cryptography')}",

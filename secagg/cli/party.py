@@ -9,8 +9,6 @@ A command that dies in between is run again: what the state holds goes out first
 from __future__ import annotations
 
 import fcntl
-import io
-import json
 import os
 import secrets
 import shutil
@@ -19,32 +17,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
-import numpy as np
 import typer
 
 from secagg import api
 from secagg.durable import sync_folder, write_durably
 from secagg.session.transcript import KEEP_TAILS, Recorder
-from secagg_protocols.errors import DecodeError, MisuseError, SecAggError
-from secagg_protocols.events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send
+from secagg_protocols.errors import MisuseError, SecAggError
+from secagg_protocols.events import Done, Event, Send
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import KEY_SIZE, FileJournal
 from secagg_protocols.keys import SEED_SIZE, Identity, seal, unseal
 from secagg_protocols.ledger import LEDGER_RULE
-from secagg_protocols.masked_sum import Client, Server
-from secagg_protocols.masked_sum import client_checks as at
-from secagg_protocols.masked_sum.messages import KINDS, largest_frame, trailer_size
+from secagg_protocols.masked_sum import Server
+from secagg_protocols.plan import PaillierSum
 from secagg_protocols.roster import SERVER_NAME
-from secagg_protocols.wire import SERVER, split_frame
 
 from .common import EPILOG
+from .holder_options import read_share
 from .party_budget import Budget, hint
-from .party_view import fault, progress, show, waits, who
+from .party_steps import misuse, submit_vector, take, write_result
+from .party_view import CLIENTS, SERVERS, AnyParty, show, waits
 from .plan import read_plan
 
 app = typer.Typer(
@@ -53,7 +49,8 @@ app = typer.Typer(
     help="Step one party of a round over files: copy what a command writes to outbox/ to the "
     "party that the file's name ends with, by any file share or mailbox. A site runs `start`, "
     "`receive`, `submit`, then `receive` for every message of the server; the server runs "
-    "`start`, then `receive` and `close` for every step. A command that was interrupted is "
+    "`start`, then `receive` and `close` for every step; a holder of a Paillier sum runs `start`, "
+    "then `receive`. A command that was interrupted is "
     "simply run again.",
 )
 
@@ -74,6 +71,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True):
     pending: list[tuple[str, str, bytes]] = []  # file name, recipient, message
     command: str = ""  # the command that left them
     data: str = ""  # what the site calls its data, as its ledger does
+    share: str = ""  # path of a holder's share of the key
 
     def __repr__(self) -> str:
         return "Record(<sealed state>)"
@@ -85,7 +83,7 @@ class Desk:
 
     folder: Path
     identity: Identity
-    party: Client | Server
+    party: AnyParty
     record: Record
     recorder: Recorder | None = None
 
@@ -111,8 +109,8 @@ class Desk:
             if isinstance(event, Done) and event.aggregate is not None:
                 # Before the state: the dump of a finished party no longer holds the sum, and
                 # what a crash leaves behind is overwritten by the same command run again.
-                _write_result(self.folder, self.party, event.aggregate)
-                if self.recorder is not None and isinstance(self.party, Server):
+                write_result(self.folder, self.party, event.aggregate)
+                if self.recorder is not None and isinstance(self.party, SERVERS):
                     self.recorder.outcome(self.party.round, event.aggregate)
             elif isinstance(event, Send):
                 self.record.counter += 1
@@ -175,6 +173,14 @@ def start(
     data: Annotated[
         str, typer.Option(metavar="NAME", help="What this site calls its data, if it has several.")
     ] = "",
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A holder's share of the private key (`secagg paillier split`), or all of it "
+            "where it is the only holder. Every later command reads it again.",
+        ),
+    ] = None,
     transcript: Annotated[
         Path | None,
         typer.Option(
@@ -185,7 +191,7 @@ def start(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Begin a round as the server or as a site, whichever the identity names.
+    """Begin a round as the server, a site or a holder, whichever the identity names.
 
     DIR (mode 0700) gets plan.toml, the sealed state and outbox/. It is made whole or not at all.
     What keeps a party from answering twice, and a site from summing one model too often, is its
@@ -194,15 +200,22 @@ def start(
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise _misuse(f"{folder} exists and is not empty")
+        raise misuse(f"{folder} exists and is not empty")
     if folder == Path.cwd():
         # It is put into place by a rename, which would leave the caller's shell nowhere.
-        raise _misuse("name a folder other than the current one")
+        raise misuse("name a folder other than the current one")
     me, agreed = Identity.load(identity), read_plan(plan)
     kept = None if floors is None else Floors.load(floors)
     spends = None if budget is None else Budget.load(budget)
+    held = me.name in dict(agreed.roster.holders)
     if me.name == SERVER_NAME and (kept is not None or spends is not None or data):
-        raise _misuse("floors, budget and data are a site's; the server has none")
+        raise misuse("floors, budget and data are a site's; the server has none")
+    if held and (spends is not None or data):
+        raise misuse("budget and data are a site's; a holder has none")
+    if held != (share is not None):
+        raise misuse("--share goes with a holder's identity, which is not started without it")
+    if transcript is not None and isinstance(agreed.protocol, PaillierSum):
+        raise misuse("transcripts are of masked sums so far", rule="options")
     if journal is None:
         # Beside the folder, so that it outlives the round: what a site sends for one model, or
         # over fixed data, is counted over all of them.
@@ -227,9 +240,12 @@ def start(
             "journal": book,
             "_entropy": lambda _: _seed(seed_file, me),
         }
-        party: Client | Server
+        party: AnyParty
         if me.name == SERVER_NAME:
             party = api.server(agreed, round=round, **common)
+        elif share is not None:
+            part = read_share(share)
+            party = api.holder(agreed, me.name, share=part, round=round, floors=kept, **common)
         else:
             ledger = None if spends is None else spends.ledger(book, me.name, data)
             hint(agreed, ledger, book, me.name, data)
@@ -237,7 +253,9 @@ def start(
                 agreed, me.name, round=round, floors=kept, data=data, ledger=ledger, **common
             )
         kept_in = "" if transcript is None else str(transcript.resolve())
-        desk = Desk(draft, me, party, Record(b"", str(book.path), kept_in, data=data))
+        where = "" if share is None else str(share.resolve())
+        record = Record(b"", str(book.path), kept_in, data=data, share=where)
+        desk = Desk(draft, me, party, record)
         with recording(desk):
             if desk.recorder is not None:
                 desk.recorder.model(round, bound)
@@ -276,15 +294,16 @@ def receive(
     """
     rows: list[dict[str, Any]] = []
     with opened(folder, identity) as desk:
-        if sender not in {None, SERVER_NAME, *desk.party.plan.roster.names}:
-            raise _misuse(f"{sender!r} is not in the roster", rule="roster-member")
+        roster = desk.party.plan.roster
+        if sender not in {None, SERVER_NAME, *roster.names, *dict(roster.holders)}:
+            raise misuse(f"{sender!r} is not in the roster", rule="roster-member")
         for path in files:
             path.stat()  # all are there before the first one counts
         sent, _ = desk.recover("receive")
         for path in files:
-            row, events = _take(desk, path, sender)
+            row, events = take(desk.party, path, sender, desk.recorder)
             rows.append(row)
-            if isinstance(desk.party, Client) and row["outcome"] != "ignored":
+            if not isinstance(desk.party, Server) and row["outcome"] != "ignored":
                 # One by one: a dump may lag behind the journal by one answer and no more.
                 sent += desk.commit(events, "receive")
         if isinstance(desk.party, Server) and any(row["outcome"] != "ignored" for row in rows):
@@ -302,17 +321,18 @@ def submit(
     weight: Annotated[int, typer.Option(help="This site's integer weight.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Mask this site's vector and write the message that carries it.
+    """Mask or encrypt this site's vector and write the message that carries it.
 
-    Once per round, after the server's second message: the vector itself is never stored. Where
+    Once per round, in a masked sum after the server's second message: the vector itself is never
+    stored. Where
     the site's --budget does not bear the input, nothing is charged or written: exit code 8.
     """
     with opened(folder, identity) as desk:
         party = desk.party
-        if not isinstance(party, Client):
-            raise _misuse("a server has no vector to submit", rule="options")
+        if not isinstance(party, CLIENTS):
+            raise misuse("only a site has a vector to submit", rule="options")
         sent, again = desk.recover("submit")
-        sent += [] if again else desk.act(lambda: _submit(party, vector, weight), "submit")
+        sent += [] if again else desk.act(lambda: submit_vector(party, vector, weight), "submit")
         show(desk.party, desk.folder, sent, as_json)
 
 
@@ -325,13 +345,13 @@ def close(folder: Folder, identity: IdentityFile, as_json: AsJson = False) -> No
     """
     with opened(folder, identity) as desk:
         party = desk.party
-        if not isinstance(party, Server):
-            raise _misuse("only the server closes steps", rule="options")
+        if not isinstance(party, SERVERS):
+            raise misuse("only the server closes steps", rule="options")
         sent, again = desk.recover("close")
         awaited = waits(party)
         if awaited and not again and not awaited["have"]:
             # Most likely a `close` that is run again although a crash had let it finish.
-            raise _misuse("nobody has answered this step; closing it would abort the round")
+            raise misuse("nobody has answered this step; closing it would abort the round")
         sent += [] if again else desk.act(party.close_step, "close")
         show(desk.party, desk.folder, sent, as_json)
 
@@ -348,7 +368,7 @@ def status(folder: Folder, identity: IdentityFile, as_json: AsJson = False) -> N
 def opened(folder: Path, identity: Path) -> Iterator[Desk]:
     """The party in ``folder``, under a lock: a second command waits until the first is done."""
     if not (folder / "state").is_file():
-        raise _misuse(f"{folder} holds no party; `secagg party start` makes one")
+        raise misuse(f"{folder} holds no party; `secagg party start` makes one")
     me = Identity.load(identity)
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -375,7 +395,7 @@ def recording(desk: Desk) -> Iterator[None]:
         party.name,
         party.session,
         # The replay of a sum needs the vectors themselves; of its own a site needs the hash.
-        keep_tails=None if isinstance(party, Server) else KEEP_TAILS,
+        keep_tails=None if isinstance(party, SERVERS) else KEEP_TAILS,
     ) as desk.recorder:
         desk.recorder.begin(party.round)
         yield
@@ -400,13 +420,13 @@ def _load(folder: Path, me: Identity) -> Desk:
     try:
         record = msgspec.msgpack.decode(data, type=Record)
     except msgspec.DecodeError:
-        raise _misuse(f"{folder / 'state'} is not the state of a party") from None
+        raise misuse(f"{folder / 'state'} is not the state of a party") from None
     book = Path(record.journal)
     if not book.is_file():
         # A new one would forget what was sent.
-        raise _misuse(f"{book} is missing; without its journal the party does not go on")
+        raise misuse(f"{book} is missing; without its journal the party does not go on")
     if record.transcript and not Path(record.transcript).is_file():
-        raise _misuse(
+        raise misuse(
             f"{record.transcript} is missing; bring it back, or make an empty file there to begin "
             "another transcript"
         )
@@ -417,92 +437,17 @@ def _load(folder: Path, me: Identity) -> Desk:
     held, spends = FileJournal(book), folder / "budget.toml"
     ledger = Budget.load(spends).ledger(held, me.name, record.data) if spends.is_file() else None
     try:
-        party = api.load(record.dump, agreed, me, held, floors=kept, ledger=ledger)
+        part = read_share(Path(record.share)) if record.share else None
+        party = api.load(record.dump, agreed, me, held, floors=kept, ledger=ledger, share=part)
     except MisuseError as error:
         if error.rule != LEDGER_RULE:
             raise
         # Unlike floors a budget is not in the dump, which says no more than that there was one.
-        raise _misuse(
+        raise misuse(
             f"{spends} is missing; this party was started with a budget and does not go on "
             "without, so bring it back"
         ) from error
     return Desk(folder, me, party, record)
-
-
-def _misuse(text: str, *, rule: str = "party-folder") -> MisuseError:
-    return MisuseError(text, rule=rule)
-
-
-def _read_vector(path: Path) -> Any:
-    """The array in a .npy file; nothing in it is executed."""
-    with path.open("rb") as file:
-        try:
-            if file.read(6) != np.lib.format.MAGIC_PREFIX:
-                raise ValueError
-            file.seek(0)
-            return np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, TokenError):
-            raise _misuse(f"{path} is no .npy file of numbers", rule="input-dtype") from None
-
-
-def _submit(party: Client, vector: Path, weight: int) -> list[Event]:
-    if party._at > at.READY and party._ended is None:
-        # The library lets a reloaded party repeat its input, and ends it where the bytes differ.
-        raise _misuse("this round has its input already", rule="input-once")
-    events = party.submit(_read_vector(vector), weight)
-    if not events:
-        raise _misuse("too early, nothing kept; submit once step 2 is answered", rule="step-order")
-    return events
-
-
-def _take(desk: Desk, path: Path, sender: str | None) -> tuple[dict[str, Any], list[Event]]:
-    """Feed one file to the party: what became of it, and the events."""
-    row: dict[str, Any] = {"file": str(path), "outcome": "accepted"}
-    most = max(largest_frame(desk.party.plan, kind) for kind in KINDS.values())
-    with path.open("rb") as file:
-        data = file.read(most + 1)  # one byte too many is enough for the party to refuse it
-    if desk.recorder is not None:
-        desk.recorder.received(sender or _stated_sender(desk.party, data), data)
-    try:
-        events = desk.party.receive(data, sender=sender)
-    except SecAggError as error:
-        if desk.party._ended is None:
-            raise  # the journal's disk failed, and the file may be given again
-        return row | {"outcome": "ended"} | fault(error), []
-    for event in events:
-        if isinstance(event, Ignored):
-            row |= {"outcome": "ignored"} | fault(event.error)
-        elif isinstance(event, Dropped):
-            row |= {"outcome": "dropped", "site": event.site} | fault(event.error)
-        elif isinstance(event, Progress):
-            row |= progress(event.step, event.have, event.need, event.most)
-    return row, events
-
-
-def _stated_sender(party: Client | Server, data: bytes) -> str:
-    """Who a message says that it is from; empty where it says nothing that makes sense."""
-    try:
-        number = split_frame(data, trailer_size=trailer_size(party.plan)).sender
-    except DecodeError:
-        return ""
-    names = party.plan.roster.names
-    return SERVER_NAME if number == SERVER else names[number] if number < len(names) else ""
-
-
-def _write_result(folder: Path, party: Client | Server, got: Aggregate) -> None:
-    arrays = {"sum": got.sum} if got.mean is None else {"sum": got.sum, "mean": got.mean}
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    write_durably(folder / "result.npz", file.getbuffer())
-    data = who(party) | {
-        "weight": int(got.weight),
-        **{name: getattr(got, name) for name in ("survivors", "dropped", "left", "suspects")},
-        "digest": got.digest.hex(),
-        "transcript": got.transcript.hex() or None,  # the server's to keep, a site has none
-        # Seconds are left out: each command is a process of its own and cannot tell them.
-        "traffic": [{"step": c.step, "received": c.received, "sent": c.sent} for c in got.traffic],
-    }
-    write_durably(folder / "result.json", json.dumps(data, indent=2).encode() + b"\n")
 
 
 __all__ = ["app", "close", "receive", "start", "status", "submit", "write_durably"]

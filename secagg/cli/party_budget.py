@@ -12,8 +12,8 @@ import typer
 from secagg_protocols.errors import MisuseError
 from secagg_protocols.journal import Journal, MemoryJournal
 from secagg_protocols.ledger import InputLedger
-from secagg_protocols.masked_sum.registers import ledger_register
 from secagg_protocols.plan import Plan
+from secagg_protocols.registers import ledger_register
 
 from .dp_view import Adjacency, Adversary, ledger_report
 

@@ -11,16 +11,27 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
+from secagg.sim.holders import holder_names
 from secagg.sim.settings import default_colluding
-from secagg_protocols.errors import MisuseError
-from secagg_protocols.masked_sum.costs import RoundCost, round_cost
-from secagg_protocols.plan import Plan
+from secagg_protocols.errors import DecodeError, MisuseError
+from secagg_protocols.masked_sum.costs import RoundCost
+from secagg_protocols.paillier_sum.costs import RoundCost as PaillierCost
+from secagg_protocols.plan import MaskedSum, PaillierSum, Plan
 from secagg_protocols.plan_file import dump_plan, load_plan
 from secagg_protocols.roster import Roster
 from secagg_protocols.stages import ClipL2, ClipLinf, Integers, Quantise, Stage
 
 from .common import counted, human_bytes, stdout, table, write_json
+from .holder_options import (
+    ColludingHolders,
+    Holders,
+    HolderThreshold,
+    KeyBits,
+    read_public_key,
+)
 from .keys import read_roster
+from .plan_compare import Comparison, compare, show_comparison
+from .plan_views import bytes_report, cost_of, cost_table, party_views
 
 PlanThreat = Literal["semi-honest", "malicious-server"]
 _PLACEHOLDER = (
@@ -104,6 +115,32 @@ def plan(
     server_only: Annotated[
         bool, typer.Option("--server-only", help="The sum stays with the server.")
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Public key of a Paillier sum, shared among the roster's holders: plan one under "
+            "it.",
+        ),
+    ] = None,
+    colluding_holders: ColludingHolders = None,
+    holders: Holders = None,
+    threshold: HolderThreshold = None,
+    key_bits: KeyBits = None,
+    comparing: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also compare masked and Paillier sums for the same sites, by default with 5 "
+            "holders; --holders, --threshold or --key-bits imply it.",
+        ),
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="With --compare: seconds of each party's work, measured here."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     toml: Annotated[
         str | None,
@@ -121,6 +158,11 @@ def plan(
       secagg plan -n 1000 --threat semi-honest --clip 1 --norm l2 --length 100000
 
       secagg plan --roster roster.toml --toml plan.toml
+
+      secagg plan --clients 10 --length 1000000 --holders 5 --measure
+
+    With --key it is the plan of a Paillier sum. --compare says what either protocol would cost,
+    show and trust.
     """
     given = (("--clients", clients), ("--roster", roster), ("--from", existing))
     _check_one(*given, needed=True)
@@ -131,11 +173,24 @@ def plan(
         raise MisuseError("--json and --toml - both want stdout", rule="options")
     if norm is not None and clip is None:
         raise MisuseError("--norm goes with --clip", rule="options")
+    comparing = comparing or any(x is not None for x in (holders, threshold, key_bits))
+    if measure and not comparing:
+        raise MisuseError("--measure goes with --compare", rule="options")
+    if toml == "-" and comparing:
+        raise MisuseError("--toml - and a comparison both want stdout", rule="options")
     if existing is not None:
         _check_only_shown(ctx)
         made = read_plan(existing)
     else:
-        parties = read_roster(roster) if roster is not None else placeholder_roster(clients or 0)
+        public = None if key is None else read_public_key(key)
+        if public is None and colluding_holders is not None and not comparing:
+            raise MisuseError("--colluding-holders goes with --key or --compare", rule="options")
+        if public is not None and neighbours is not None:
+            raise MisuseError("a Paillier sum has no graph: leave --neighbours out", rule="options")
+        held = 0 if public is None else public.holders
+        parties = (
+            read_roster(roster) if roster is not None else placeholder_roster(clients or 0, held)
+        )
         n = len(parties.sites)
         most = _dropouts(dropout, n)
         made = Plan.recommend(
@@ -152,8 +207,21 @@ def plan(
             max_weight=max_weight,
             fixed_data=fixed_data,
             max_inputs_per_model=max_inputs_per_model,
+            key=public,
+            colluding_holders=0 if public is None else colluding_holders or 0,
         )
-    cost = round_cost(made)
+    found: Comparison | None = None
+    if comparing:
+        found = compare(
+            made,
+            holders=holders,
+            threshold=threshold,
+            # With --key they are in the plan already.
+            colluding_holders=None if key is not None else colluding_holders,
+            key_bits=key_bits,
+            measure=measure,
+        )
+    cost = cost_of(made)
     placeholder = made.roster.server == placeholder_roster(0).server
     if toml is not None:
         text = dump_plan(made)
@@ -165,9 +233,12 @@ def plan(
         with Path(toml).open("x", encoding="utf-8") as file:
             file.write(text)
     if as_json:
-        write_json(plan_report(made, cost, rounds, placeholder=placeholder))
+        report = plan_report(made, cost, rounds, placeholder=placeholder)
+        write_json(report if found is None else report | {"comparison": found.to_dict()})
         return
     _show(made, cost, rounds, placeholder=placeholder)
+    if found is not None:
+        show_comparison(found)
     if toml is not None:
         typer.echo(f"Plan written to {toml}; digest {made.digest.hex()}")
 
@@ -178,17 +249,24 @@ def read_plan(path: Path) -> Plan:
         return load_plan(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise MisuseError(f"{path} is not a plan (not UTF-8 text)", rule="plan-file") from None
+    except DecodeError:
+        raise MisuseError(f"the key in {path} is no public key", rule="plan-file") from None
 
 
-def placeholder_roster(clients: int) -> Roster:
-    """A roster of ``clients`` generated names with keys to which nobody has the private half."""
+def placeholder_roster(clients: int, holders: int = 0) -> Roster:
+    """A roster of ``clients`` generated names, and of so many holders of decryption shares, with
+    keys to which nobody has the private half."""
 
     def key(label: str) -> bytes:
         return hashlib.sha256(f"secagg placeholder key {label}".encode()).digest()
 
     width = len(str(max(0, clients - 1)))
     names = [f"site-{i:0{width}d}" for i in range(clients)]
-    return Roster(sites=tuple((name, key(name)) for name in names), server=key("server"))
+    return Roster(
+        sites=tuple((name, key(name)) for name in names),
+        server=key("server"),
+        holders=tuple((name, key(name)) for name in holder_names(holders)),
+    )
 
 
 def _check_one(*options: tuple[str, object], needed: bool) -> None:
@@ -231,56 +309,10 @@ def _stages(
     return (Integers(0, (1 << (16 if bits is None else bits)) - 1),)
 
 
-def party_views(made: Plan) -> list[tuple[str, str, str]]:
-    """(party, what it sees, what stays hidden from it) under a plan."""
-    honest = made.min_survivors - made.colluding
-    graph = "all sites" if made.complete else f"its {made.protocol.neighbours} neighbours"
-    receive = "the sum and total weight, " if made.sites_receive else ""
-    views = [
-        (
-            "server",
-            "the sum and total weight; who took part and when they left; every masked vector; "
-            "after the reveal the self mask of each survivor",
-            f"each site's vector and weight: its masked vector is uniform in {made.wire_bits}-bit "
-            "words, and under its pair masks it stays so",
-        ),
-        (
-            "one site",
-            f"its own vector; {receive}public keys and sealed shares of {graph}; which of them "
-            "stayed",
-            "every other site's vector; what the shares open, before "
-            f"{made.protocol.share_threshold} holders reveal",
-        ),
-    ]
-    if made.colluding:
-        views.append(
-            (
-                f"server + {counted(made.colluding, 'site')}",
-                "all of the above, and so the sum over the honest sites alone (the total less "
-                "their own vectors)",
-                f"which of at least {honest} honest sites contributed what",
-            )
-        )
-    vouch = (
-        "nothing it changes is accepted (every message is signed)"
-        if made.signed
-        else "it can change messages unless the transport authenticates (use TLS)"
-    )
-    result = "; the result as it is returned" if made.sites_receive else ""
-    views.append(
-        (
-            "network",
-            "who talks when, message sizes, masked vectors, and the shares of step 5, from which "
-            f"it can compute the sum{result} (use TLS to hide all this)",
-            f"every site's vector; {vouch}",
-        )
-    )
-    return views
-
-
 def _check_only_shown(ctx: typer.Context) -> None:
     """A plan that is read is shown as it is: options that would make another are refused."""
-    shown = {"existing", "rounds", "as_json", "toml"}
+    shown = {"existing", "rounds", "as_json", "toml", "holders", "threshold", "key_bits"}
+    shown |= {"colluding_holders", "comparing", "measure"}
     given = []
     for name in ctx.params:
         source = ctx.get_parameter_source(name)
@@ -292,7 +324,9 @@ def _check_only_shown(ctx: typer.Context) -> None:
         )
 
 
-def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> dict[str, Any]:
+def plan_report(
+    made: Plan, cost: RoundCost | PaillierCost, rounds: int, *, placeholder: bool
+) -> dict[str, Any]:
     """Everything about a plan, JSON-able."""
     stages = [
         {"name": type(stage).__name__} | {f.name: getattr(stage, f.name) for f in fields(stage)}  # type: ignore[arg-type]
@@ -305,9 +339,7 @@ def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) 
         "length": made.length,
         "stages": stages,
         "threat": made.threat,
-        "share_threshold": made.protocol.share_threshold,
-        "neighbours": made.protocol.neighbours,
-        "complete_graph": made.complete,
+        **_protocol_report(made.protocol, complete=made.complete),
         "colluding": made.colluding,
         "max_dropouts": made.max_dropouts,
         "min_survivors": made.min_survivors,
@@ -321,20 +353,7 @@ def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) 
         "bits_per_coordinate": made.wire_bits,
         "rounds": rounds,
         "why": made.explain(rounds=rounds),
-        "bytes": {
-            "steps": [
-                {
-                    "step": step.step,
-                    "site_sends": step.site_sends,
-                    "site_receives": step.site_receives,
-                }
-                for step in cost.steps
-            ],
-            "site_total": cost.site_total,
-            "server_receives": cost.server_receives,
-            "server_sends": cost.server_sends,
-            "expansion": cost.expansion,
-        },
+        "bytes": bytes_report(cost),
         "sees": [
             {"party": party, "sees": sees, "hidden": hidden}
             for party, sees, hidden in party_views(made)
@@ -342,17 +361,46 @@ def plan_report(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) 
     }
 
 
-def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> None:
+def _protocol_report(protocol: MaskedSum | PaillierSum, *, complete: bool) -> dict[str, Any]:
+    common = {"protocol": type(protocol).__name__, "share_threshold": protocol.share_threshold}
+    if isinstance(protocol, MaskedSum):
+        return {**common, "neighbours": protocol.neighbours, "complete_graph": complete}
+    return {
+        **common,
+        "holders": protocol.holders,
+        "colluding_holders": protocol.colluding_holders,
+        "knowledge_proofs": protocol.knowledge_proofs,
+        "key_bits": protocol.key.bits,
+        "key": protocol.key.digest.hex(),
+    }
+
+
+def _protocol_rows(made: Plan) -> list[tuple[str, str]]:
+    protocol = made.protocol
+    if isinstance(protocol, MaskedSum):
+        graph = "complete" if made.complete else f"sparse, {protocol.neighbours} neighbours"
+        return [
+            ("graph", graph),
+            ("share threshold", f"{protocol.share_threshold} of {protocol.neighbours + 1}"),
+        ]
+    return [
+        ("protocol", "Paillier sum: sites encrypt, holders open the sum"),
+        ("key", f"{protocol.key.bits} bits, {protocol.key.digest.hex()}"),
+        ("holders who open a sum", f"{protocol.share_threshold} of {protocol.holders}"),
+        ("holders that may collude with the server", f"{protocol.colluding_holders}"),
+        ("sites prove what they encrypt", "yes" if protocol.knowledge_proofs else "no"),
+    ]
+
+
+def _show(made: Plan, cost: RoundCost | PaillierCost, rounds: int, *, placeholder: bool) -> None:
     console = stdout()
     if placeholder:
         console.print(Text(_PLACEHOLDER, style="yellow"))
     shown = table(f"Plan for {counted(made.clients, 'site')}", "what", "value")
     chain = " -> ".join(repr(stage) for stage in made.stages)
-    graph = "complete" if made.complete else f"sparse, {made.protocol.neighbours} neighbours"
     for what, value in (
         ("threat", made.threat),
-        ("graph", graph),
-        ("share threshold", f"{made.protocol.share_threshold} of {made.protocol.neighbours + 1}"),
+        *_protocol_rows(made),
         ("may be missing", f"{made.max_dropouts} of {made.clients} sites"),
         ("may collude with the server", counted(made.colluding, "site")),
         ("honest sites in every sum", f"at least {made.min_survivors - made.colluding}"),
@@ -371,9 +419,10 @@ def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> Non
     for line in made.explain(rounds=rounds):
         console.print(Text(f"• {line}"))
     console.print()
-    console.print(_cost_table(cost))
+    console.print(cost_table(cost))
     console.print(
-        f"{human_bytes(cost.server_receives)} reach the server in a round from all sites, and "
+        f"{human_bytes(cost.server_receives)} reach the server in a round from all sites"
+        f"{' and holders' * isinstance(made.protocol, PaillierSum)}, and "
         f"{human_bytes(cost.server_sends)} leave it. "
         f"A site moves {cost.expansion:.2f} times the bits of its plain vector "
         "(the result not counted)."
@@ -393,17 +442,6 @@ def _show(made: Plan, cost: RoundCost, rounds: int, *, placeholder: bool) -> Non
     console.print(
         "What the sum itself reveals is not hidden: see docs/security-model.md.", style="dim"
     )
-
-
-def _cost_table(cost: RoundCost) -> Any:
-    columns = ("step", "site sends", "site receives")
-    shown = table("Bytes of one site in one round (nobody drops out)", *columns, numbers=(1, 2))
-    for number, step in enumerate(cost.steps, 1):
-        shown.add_row(f"{number} {step.step}", f"{step.site_sends:,}", f"{step.site_receives:,}")
-    shown.add_section()
-    sent = sum(step.site_sends for step in cost.steps)
-    shown.add_row("total", f"{sent:,}", f"{cost.site_total - sent:,}")
-    return shown
 
 
 __all__ = ["party_views", "placeholder_roster", "plan", "plan_report", "read_plan"]

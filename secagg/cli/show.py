@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from secagg.sim.records import RoundRecord
 from secagg.sim.scenarios import Claim, Run
 from secagg.sim.secure import Observer, SecureSummation
 from secagg.sim.sight import Sight
-from secagg_protocols.plan import Plan
+from secagg_protocols.events import Step
+from secagg_protocols.paillier_sum.costs import round_cost
+from secagg_protocols.plan import PaillierSum, Plan
+from secagg_protocols.roster import SERVER_NAME
 
 from .common import counted, human_bytes, human_names, mark, stderr, table
 
@@ -29,14 +33,16 @@ class Watch(Observer):
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,}/{task.total:,} messages"),
+            TextColumn("{task.fields[told]}"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             # Without a terminal a bar is noise in a log.
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("keys", total=None, visible=False)
+        self._task = self._progress.add_task("keys", total=None, visible=False, told="")
+        self._paillier: _Shares | None = None
+        self._done: dict[str, int] = {}
 
     def __enter__(self) -> Watch:
         self._progress.start()
@@ -46,32 +52,123 @@ class Watch(Observer):
         self._progress.stop()
 
     def round_starts(self, label: str, plan: Plan, present: int, exchanges: int) -> None:
-        """Begin a bar: every exchange is one order and one report per site."""
+        """Begin a bar: every exchange is one order and one report per site.
+
+        In a Paillier sum it shows the work, which is known in advance, and not the messages.
+        """
+        total: float = 2 * exchanges * present
+        self._paillier, self._done = None, {}
+        if isinstance(plan.protocol, PaillierSum):
+            self._paillier = _Shares.of(plan)
+            total = self._paillier.total(present)
         self._progress.reset(
-            self._task, description=f"round {label}", total=2 * exchanges * present, visible=True
+            self._task, description=f"round {label}", total=total, visible=True, told=""
         )
 
     def message(self, slot: Slot, sender: str, recipient: str, size: int) -> None:
         """Advance the bar."""
-        self._progress.advance(self._task)
+        if self._paillier is None:
+            self._advance(1, "messages")
+        else:
+            self._advance(self._paillier.received(slot, recipient), f"{recipient} checks")
+
+    def searched(self, candidates: int) -> None:
+        """Show that a key is being made: nobody knows how long it takes."""
+        told = f"{candidates:,} candidates"
+        self._progress.update(self._task, description="safe primes", visible=True, told=told)
+
+    def work(self, party: str, done: int, most: int) -> None:
+        """Advance the bar by the ciphertexts that ``party`` has done since it told of them."""
+        if self._paillier is None:
+            return
+        fresh = done - self._done.get(party, 0)
+        self._done[party] = done
+        holds = party in self._paillier.holders
+        doing = "opens" if holds else "encrypts"
+        each = self._paillier.opened if holds else self._paillier.encrypted
+        self._advance(fresh * each, f"{party} {doing} {done:,} of {most:,} ciphertexts")
+
+    def _advance(self, by: float, told: str) -> None:
+        self._progress.advance(self._task, by)
+        task = self._progress.tasks[self._task]
+        if self._paillier is None:
+            text = f"{task.completed:,.0f}/{task.total or 0:,.0f} {told}"
+        else:
+            text = f"{task.percentage:3.0f} %  {told}"
+        self._progress.update(self._task, told=text)
 
     def round_ends(self, record: RoundRecord) -> None:
         """Keep the record."""
         self.records.append(record)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """How much of a Paillier round's work each of its parts is, in multiplications.
+
+    encrypted, opened: of one ciphertext at a site and at a holder; server, holder: of one message
+    of the input step there; answer: of one holder's answer at the server.
+    """
+
+    rows: int
+    holders: frozenset[str]
+    encrypted: float
+    opened: float
+    server: float
+    holder: float
+    answer: float
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Shares:
+        cost = round_cost(plan)
+
+        def of(party: str, step: Step) -> float:
+            found = (w for w in cost.work if (w.party, w.step) == (party, step))
+            return sum(w.multiplications for w in found)
+
+        return cls(
+            rows=cost.rows,
+            holders=frozenset(name for name, _ in plan.roster.holders),
+            encrypted=of("site", Step.INPUT) / cost.rows,
+            opened=of("holder", Step.REVEAL) / cost.rows,
+            server=of("server", Step.INPUT) / cost.clients,
+            # Of each input that the server passes on, and of its request to open.
+            holder=of("holder", Step.INPUT) / (cost.clients + 1),
+            answer=of("server", Step.REVEAL) / cost.holders,
+        )
+
+    def total(self, sites: int) -> float:
+        """Of a round with so many sites and all holders."""
+        site = self.rows * self.encrypted + self.server
+        holder = (sites + 1) * self.holder + self.rows * self.opened + self.answer
+        return sites * site + len(self.holders) * holder
+
+    def received(self, slot: Slot, recipient: str) -> float:
+        """What a message makes its recipient do."""
+        if recipient == SERVER_NAME:
+            return self.server if slot == Slot.INPUT else self.answer
+        return self.holder if recipient in self.holders else 0.0
+
+
 def step_table(record: RoundRecord) -> Any:
     """One round, a line per exchange."""
     title = (
-        f"Round {record.label}: {record.length:,} coordinates of {record.bits} bits, "
-        f"{counted(record.sites, 'site')}, {record.start} start"
+        f"Round {record.label}: {record.length:,} coordinates of {record.bits} bits"
+        + (f" in {counted(record.ciphertexts, 'ciphertext')}" if record.holders else "")
+        + f", {counted(record.sites, 'site')}, "
+        + (
+            f"{record.threshold} of {counted(record.holders, 'holder')} open"
+            if record.holders
+            else f"{record.start} start"
+        )
     )
-    columns = ("exchange", "sent", "to server", "to sites", "seconds", "left here")
+    to = "from server" if record.holders else "to sites"
+    columns = ("exchange", "sent", "to server", to, "seconds", "left here")
     shown = table(title, *columns, numbers=(1, 2, 3, 4))
     for entry in record.exchanges:
         shown.add_row(
             f"{Slot[entry.step.upper()].value} {entry.step}",
-            counted(entry.senders, "site"),
+            counted(entry.senders, entry.sender),
             human_bytes(entry.site_bytes),
             human_bytes(entry.server_bytes),
             f"{entry.seconds:.3f}",
@@ -87,7 +184,8 @@ def outcome(record: RoundRecord) -> str:
         return f"Aborted: {who}{record.aborted}"
     text = f"In the sum: {counted(len(record.survivors), 'site')}"
     if record.dropped:
-        text += f"; not in it: {len(record.dropped)} (masks that they left behind were removed)"
+        masks = "" if record.holders else " (masks that they left behind were removed)"
+        text += f"; not in it: {len(record.dropped)}{masks}"
     if record.left:
         text += f"; left after being counted: {len(record.left)}"
     check = (
@@ -99,6 +197,9 @@ def outcome(record: RoundRecord) -> str:
     text += f". The sum {check if record.holds else 'DIFFERS from the plain sum'}."
     if record.sat_out:
         text += f" Sat out, having missed the setup: {human_names(record.sat_out)}."
+    if record.silent_holders:
+        silent = human_names(record.silent_holders)
+        text += f" Opened without {silent}."
     if record.returned:
         text += f" Back in the sum: {human_names(record.returned)}."
     if record.why and record.number > 1:
@@ -175,7 +276,7 @@ def in_all(secure: SecureSummation) -> str:
         f"In all: {counted(len(secure.records), 'round')} in "
         f"{counted(secure.exchanges, 'exchange')}"
     ]
-    if len(secure.records) > 1:
+    if secure.exchanges != secure.exchanges_alone:
         parts.append(f" ({secure.exchanges_alone:,} if no round prepared the next)")
     if secure.closing:
         parts.append(f", {len(secure.closing)} more to end")
@@ -217,7 +318,9 @@ def sight_table(sight: Sight, count: int = 6) -> Any:
         f"What the server saw of {glimpse.site} in round {glimpse.label}",
         "coordinate",
         "true value (hidden)",
-        f"masked word, of 2^{glimpse.bits} (seen)",
+        "lowest word of its ciphertext (seen)"
+        if glimpse.ciphertext
+        else f"masked word, of 2^{glimpse.bits} (seen)",
         numbers=range(3),
     )
     for index in glimpse.interesting(count):
@@ -235,7 +338,8 @@ def sight_table(sight: Sight, count: int = 6) -> Any:
         "looks",
         numbers=(1, 2, 3),
     )
-    for name, test in (("masked, as received", seen), ("true values (control)", control)):
+    received = "ciphertexts" if glimpse.ciphertext else "masked"
+    for name, test in ((f"{received}, as received", seen), ("true values (control)", control)):
         looks = "uniform" if test.uniform else "not uniform"
         row = (f"{test.statistic:,.0f}", f"{test.bins - 1}", test.p_text, looks)
         tests.add_row(name, *row)

@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from secagg.sim.settings import Privacy, Settings
+from secagg.sim.settings import PaillierSettings, Privacy, Settings
 from secagg_protocols.errors import MisuseError, ReleaseError, SecAggError
+from secagg_protocols.plan import PaillierSum
 
 from .common import EPILOG, ExitCode, describe, exit_code, fail, stdout, write_json
+from .holder_options import (
+    ColludingHolders,
+    Holders,
+    HolderThreshold,
+    KeyBits,
+    KeyFile,
+    Protocol,
+    Threads,
+    paillier_settings,
+)
 
 if TYPE_CHECKING:
     from secagg.sim.scenarios import Run
@@ -62,7 +73,8 @@ Drop = Annotated[
     typer.Option(
         metavar="[ROUND/]STEP:SITE,SITE",
         help="Sites that fall silent with a step (advertise, share, input, consent, reveal, or "
-        "1 to 5) of the first round or the one named, until that round is over; repeatable. Warm "
+        "1 to 5) of the first round or the one named, until that round is over; repeatable. In a "
+        "Paillier sum sites leave with the input, and holders with the reveal. Warm "
         "rounds: adverts and shares of a round travel with the inputs and reveals of the one "
         "before, so a site that leaves there is missing from there on, and who missed them sits "
         "the next round out.",
@@ -110,10 +122,17 @@ _REFUSED: Final = (
 
 @app.command("survival", epilog=EPILOG)
 def survival(
+    protocol: Protocol = "masked",
     threat: Threat = "malicious-server",
     neighbours: Neighbours = None,
     colluding: Colluding = None,
     max_dropouts: MaxDropouts = None,
+    holders: Holders = None,
+    threshold: HolderThreshold = None,
+    colluding_holders: ColludingHolders = None,
+    key: KeyFile = None,
+    key_bits: KeyBits = None,
+    threads: Threads = None,
     drop_rate: DropRate = 0.0,
     drop: Drop = None,
     schedule: ScheduleFile = None,
@@ -135,8 +154,17 @@ def survival(
     """
     from secagg.sim.scenarios import run_survival
 
+    paillier = paillier_settings(
+        protocol,
+        holders=holders,
+        threshold=threshold,
+        colluding_holders=colluding_holders,
+        key=key,
+        key_bits=key_bits,
+        threads=threads,
+    )
     settings = _settings(
-        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
+        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed, paillier
     )
     _run("survival", settings, run_survival, {}, transcripts, out, as_json, no_figures, all_rounds)
 
@@ -180,10 +208,17 @@ def training(
             "from it, and takes --threat semi-honest (default: discrete-gaussian)."
         ),
     ] = None,
+    protocol: Protocol = "masked",
     threat: Threat = "malicious-server",
     neighbours: Neighbours = None,
     colluding: Colluding = None,
     max_dropouts: MaxDropouts = None,
+    holders: Holders = None,
+    threshold: HolderThreshold = None,
+    colluding_holders: ColludingHolders = None,
+    key: KeyFile = None,
+    key_bits: KeyBits = None,
+    threads: Threads = None,
     drop_rate: DropRate = 0.0,
     drop: Drop = None,
     schedule: ScheduleFile = None,
@@ -205,8 +240,17 @@ def training(
     With --epsilon every site adds noise and keeps a ledger, and the model is
     shown beside the same training without noise. There is no round moments.
     """
+    paillier = paillier_settings(
+        protocol,
+        holders=holders,
+        threshold=threshold,
+        colluding_holders=colluding_holders,
+        key=key,
+        key_bits=key_bits,
+        threads=threads,
+    )
     settings = _settings(
-        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
+        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed, paillier
     )
     asked: dict[str, Any] = {
         "delta": delta,
@@ -218,6 +262,8 @@ def training(
     extra: dict[str, Any] = {"sites": sites, "rounds": rounds}
     extra = {name: value for name, value in extra.items() if value is not None}
     runner: Callable[..., Any]
+    if paillier is not None and epsilon:
+        raise MisuseError("--epsilon goes with --protocol masked", rule="options")
     if epsilon:
         from secagg.sim.private_run import run_private_training as runner
 
@@ -235,10 +281,17 @@ def random(
     length: Annotated[int, typer.Option(min=1, help="Coordinates of a vector.")] = 1000,
     bits: Annotated[int, typer.Option(min=1, max=48, help="Bits of a coordinate.")] = 16,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds.")] = 1,
+    protocol: Protocol = "masked",
     threat: Threat = "malicious-server",
     neighbours: Neighbours = None,
     colluding: Colluding = None,
     max_dropouts: MaxDropouts = None,
+    holders: Holders = None,
+    threshold: HolderThreshold = None,
+    colluding_holders: ColludingHolders = None,
+    key: KeyFile = None,
+    key_bits: KeyBits = None,
+    threads: Threads = None,
     drop_rate: DropRate = 0.0,
     drop: Drop = None,
     schedule: ScheduleFile = None,
@@ -255,8 +308,17 @@ def random(
     """
     from secagg.sim.scenarios import run_random
 
+    paillier = paillier_settings(
+        protocol,
+        holders=holders,
+        threshold=threshold,
+        colluding_holders=colluding_holders,
+        key=key,
+        key_bits=key_bits,
+        threads=threads,
+    )
     settings = _settings(
-        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed
+        threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed, paillier
     )
     extra = {"sites": sites, "length": length, "bits": bits, "rounds": rounds}
     _run("random", settings, run_random, extra, transcripts, out, as_json, no_figures, all_rounds)
@@ -268,6 +330,8 @@ def plan(
         Path, typer.Argument(metavar="FILE", help="A plan, as `secagg plan --toml` wrote it.")
     ],
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Rounds.")] = 1,
+    key: KeyFile = None,
+    threads: Threads = None,
     drop_rate: DropRate = 0.0,
     drop: Drop = None,
     schedule: ScheduleFile = None,
@@ -281,14 +345,18 @@ def plan(
     """Try a plan of your own on random data within its bounds, before it is deployed.
 
     Sites have the names of the plan's roster and fresh keys; rounds are round-1, round-2, ...
+    So have the holders of a Paillier plan: a new key like the plan's, or --key, is dealt to them.
     """
     from secagg.sim.planned import run_plan
 
     from .plan import read_plan
 
     made = read_plan(path)
+    held = isinstance(made.protocol, PaillierSum)
+    paillier = paillier_settings("paillier" if held else "masked", key=key, threads=threads)
+    most, colluding = made.max_dropouts, made.colluding
     settings = _settings(
-        made.threat, None, made.colluding, made.max_dropouts, drop_rate, drop, schedule, seed
+        made.threat, None, colluding, most, drop_rate, drop, schedule, seed, paillier
     )
     extra = {"plan": made, "rounds": rounds}
     _run("plan", settings, run_plan, extra, transcripts, out, as_json, no_figures, all_rounds)
@@ -303,6 +371,7 @@ def _settings(
     drop: list[str] | None,
     schedule: Path | None,
     seed: int,
+    paillier: PaillierSettings | None,
 ) -> Settings:
     return Settings(
         threat=threat,
@@ -313,6 +382,7 @@ def _settings(
         schedule=schedule.read_text(encoding="utf-8") if schedule is not None else "",
         drop_rate=drop_rate,
         seed=seed,
+        paillier=paillier,
     )
 
 
@@ -333,6 +403,8 @@ def _run(
     from .show import Watch, show_end, show_figures, show_run
 
     console = stdout()
+    if settings.paillier is not None and transcripts is not None:
+        raise MisuseError("transcripts are of masked sums so far", rule="options")
     with (
         nullcontext() if transcripts is None else Transcripts(transcripts) as recording,
         Watch() as watch,

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from secagg.sim.holders import Deal, dealt
 from secagg.sim.recording import Transcripts
 from secagg.sim.scenarios import Claim, Run, common_claims, make_schedule
 from secagg.sim.secure import Observer, SecureSummation
-from secagg.sim.settings import Settings
+from secagg.sim.settings import PaillierSettings, Settings
 from secagg.sim.summing import Array
-from secagg_protocols.plan import Plan
+from secagg_protocols.paillier import generate
+from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.roster import Roster
 from secagg_protocols.stages import ClipL2, ClipLinf, Integers, Quantise
 
@@ -33,10 +35,21 @@ def run_plan(
     """
     names = plan.roster.names
     labels = [f"round-{i}" for i in range(1, rounds + 1)]
-    holders = [name for name, _ in plan.roster.holders]
+    holders = tuple(name for name, _ in plan.roster.holders)
     roster, identities = Roster.generate(names, holders=holders)
+    schedule = make_schedule(
+        names,
+        labels,
+        settings,
+        signed=plan.signed,
+        once=plan.fixed_data,
+        holders=holders if isinstance(plan.protocol, PaillierSum) else (),
+    )
     plan = replace(plan, roster=roster)
-    schedule = make_schedule(names, labels, settings, signed=plan.signed, once=plan.fixed_data)
+    made: Deal | None = None
+    if isinstance(plan.protocol, PaillierSum):
+        made = _deal(plan, plan.protocol, settings, observer or Observer())
+        plan = replace(plan, protocol=replace(plan.protocol, key=made.key))
     secure = SecureSummation(
         roster,
         identities,
@@ -49,6 +62,7 @@ def run_plan(
         labels=labels,
         observer=observer,
         transcripts=transcripts,
+        deal=made,
     )
     lines = []
     for number, label in enumerate(labels, 1):
@@ -78,6 +92,27 @@ def run_plan(
         reference={"largest_error": worst},
         lines=tuple(lines),
         notes=("Fresh keys stand in for those of the roster, so the plan's digest differs.",),
+    )
+
+
+def _deal(plan: Plan, protocol: PaillierSum, settings: Settings, observer: Observer) -> Deal:
+    """A key like the plan's in the hands of its holders."""
+    key, asked = protocol.key, settings.paillier or PaillierSettings()
+    private = asked.key
+    if private is None:
+        private = generate(
+            key.bits,
+            exponent_bits=key.exponent_bits,
+            knowledge_proofs=key.knowledge_proofs,
+            progress=observer.searched,
+        )
+    return dealt(
+        private,
+        tuple(name for name, _ in plan.roster.holders),
+        key.threshold,
+        protocol.colluding_holders,
+        asked.threads,
+        proof=plan.signed,
     )
 
 

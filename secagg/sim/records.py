@@ -9,7 +9,8 @@ from typing import Any
 from secagg.session.costs import exchange_bytes, slots
 from secagg.session.messages import Slot
 from secagg.sim.summing import AsDict
-from secagg_protocols.plan import Plan
+from secagg_protocols.paillier_sum.costs import round_cost as paillier_cost
+from secagg_protocols.plan import PaillierSum, Plan
 
 COLD, WARM = "cold", "warm"
 
@@ -22,7 +23,8 @@ class ExchangeRecord(AsDict):
     then ``finish`` and ``close`` at the end of a session). senders: sites whose report came;
     gone: sites that fell silent here (not those that were silent before). site_bytes: bytes of
     the reports; server_bytes: bytes of the orders that were heard; seconds: since the exchange
-    before, all parties together.
+    before, all parties together. sender: who reports; in a Paillier sum holders answer at the
+    reveal, and what the server sends goes to holders and sites.
     """
 
     exchange: int
@@ -32,6 +34,7 @@ class ExchangeRecord(AsDict):
     site_bytes: int
     server_bytes: int
     seconds: float
+    sender: str = "site"
 
     @property
     def total_bytes(self) -> int:
@@ -52,8 +55,9 @@ class RoundRecord(AsDict):
     none with its neighbours. error: largest difference from the plain sum over the
     survivors, in units of the vector (0 means exact); bound: the largest that quantisation
     allows, 0 for integers. planned: bytes that the plan foresees for one site, sent and received,
-    where nobody is missing in this round and the one before, which ``undisturbed`` tells.
-    aborted: why the round has no result.
+    where nobody is missing in this round and the one before, which ``undisturbed`` tells;
+    planned_total: of all parties. holders: holders of a Paillier sum, with ``threshold`` the
+    shares that open it, and ``ciphertexts`` of a vector. aborted: why the round has no result.
     """
 
     number: int
@@ -77,10 +81,13 @@ class RoundRecord(AsDict):
     alone: int
     seconds: float
     planned: int
+    planned_total: int
     undisturbed: bool
     error: float
     bound: float
     aborted: str | None = None
+    holders: int = 0
+    ciphertexts: int = 0
 
     @property
     def holds(self) -> bool:
@@ -95,11 +102,24 @@ class RoundRecord(AsDict):
     @property
     def gone(self) -> dict[str, str]:
         """Sites that fell silent in this round, with the exchange in which they did."""
-        return {site: entry.step for entry in self.exchanges for site in entry.gone}
+        return {
+            site: entry.step
+            for entry in self.exchanges
+            if entry.sender == "site"
+            for site in entry.gone
+        }
+
+    @property
+    def silent_holders(self) -> tuple[str, ...]:
+        """Holders that did not answer in this round."""
+        return tuple(
+            name for entry in self.exchanges if entry.sender == "holder" for name in entry.gone
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: the fields, and who fell silent when."""
-        return {**AsDict.to_dict(self), "gone": self.gone}
+        silent = list(self.silent_holders)
+        return {**AsDict.to_dict(self), "gone": self.gone, "silent_holders": silent}
 
 
 def planned_bytes(
@@ -108,6 +128,8 @@ def planned_bytes(
     """Bytes that one site sends and receives in a session's round ``number`` (from 0) of these
     exchanges, exact where nobody is missing in it and in the round before. ``last``: it prepared
     no other."""
+    if isinstance(plan.protocol, PaillierSum):
+        return paillier_cost(plan).site_total
     total = 0
     for place, entry in enumerate(exchanges):
         # The result of a round travels with the next order, what the sites signed of it with the
@@ -127,6 +149,8 @@ def planned_bytes(
 
 def alone(plan: Plan) -> int:
     """Exchanges of a round of ``plan`` that shares none with another round."""
+    if isinstance(plan.protocol, PaillierSum):
+        return 2  # sites send, holders answer
     return len(slots(plan, cold=True))
 
 

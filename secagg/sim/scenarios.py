@@ -16,11 +16,21 @@ from typing import Any
 import numpy as np
 
 from secagg.sim import survival, training
+from secagg.sim.claims import Claim, common_claims
+from secagg.sim.holders import Deal, deal, holder_names, shape_of
 from secagg.sim.recording import Transcripts
-from secagg.sim.schedule import Schedule, draw_schedule, merge, parse_drops, parse_schedule
+from secagg.sim.schedule import (
+    Schedule,
+    check_paillier_steps,
+    draw_schedule,
+    merge,
+    parse_drops,
+    parse_schedule,
+)
 from secagg.sim.secure import Observer, SecureSummation
 from secagg.sim.settings import Settings, default_colluding, default_dropouts
-from secagg.sim.summing import Array, AsDict
+from secagg.sim.summing import Array
+from secagg_protocols.errors import MisuseError
 from secagg_protocols.events import Step
 from secagg_protocols.roster import Roster
 
@@ -28,15 +38,12 @@ from secagg_protocols.roster import Roster
 SURVIVAL_DROPOUTS = 4
 #: Rounds of a Cox fit in which a drawn schedule lets sites leave; a fit takes about five.
 _COX_ROUNDS_DRAWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Claim(AsDict):
-    """One thing that a run shows: what is claimed, whether it holds, and the evidence."""
-
-    text: str
-    holds: bool
-    detail: str
+#: What a survival analysis by Paillier sums lacks.
+_UNCOMPARED = (
+    "In a Paillier sum sites do not compare sums of fixed data, so the plan does not call these "
+    "data fixed: that a site which left stays out is up to the server, and one that lets a single "
+    "site leave between two sums can subtract them. Masked sums refuse that."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +113,14 @@ class Run:
 
 
 def masked_figure(secure: SecureSummation, folder: Path) -> list[Path]:
-    """Histogram of masked words beside true values; of one site where it has enough of them."""
+    """Histogram of masked words beside true values; of one site where it has enough of them.
+
+    None for ciphertexts, in which coordinates have no words of their own.
+    """
     from secagg.sim.figures import histogram_figure
 
     glimpses = secure.sight.glimpses
-    if not glimpses:
+    if not glimpses or glimpses[0].ciphertext:
         return []
     first, site = glimpses[0], glimpses[0].site
     words, truth = first.words, first.truth
@@ -124,19 +134,32 @@ def masked_figure(secure: SecureSummation, folder: Path) -> list[Path]:
 
 
 def make_schedule(
-    names: Sequence[str], labels: Sequence[str], settings: Settings, *, signed: bool, once: bool
+    names: Sequence[str],
+    labels: Sequence[str],
+    settings: Settings,
+    *,
+    signed: bool,
+    once: bool,
+    holders: Sequence[str] = (),
 ) -> Schedule:
     """The drawn drops of the settings with those of the file and of the options.
 
     signed: whether there is a consent step; once: a site leaves once in the run, and early.
+    holders: of a Paillier sum, where sites leave with the input, and holders with the reveal.
     """
     steps = [step for step in Step if signed or step != Step.CONSENT]
+    if holders:
+        steps = [Step.INPUT]
     drawn_over = labels[: 1 + _COX_ROUNDS_DRAWN] if once else labels
-    return merge(
+    known = (*names, *holders)
+    schedule = merge(
         draw_schedule(settings.drop_rate, settings.seed, drawn_over, names, steps, once=once),
-        parse_schedule(settings.schedule, labels, names),
-        parse_drops(settings.drops, labels, names),
+        parse_schedule(settings.schedule, labels, known),
+        parse_drops(settings.drops, labels, known),
     )
+    if holders:
+        check_paillier_steps(schedule, holders)
+    return schedule
 
 
 def limits(
@@ -148,6 +171,19 @@ def limits(
     if colluding is None:
         colluding = default_colluding(sites, most, share=share)
     return colluding, default_dropouts(sites, colluding) if most is None else most
+
+
+def check_holders(settings: Settings) -> tuple[str, ...]:
+    """Names of the holders that the settings ask for, none for masked sums.
+
+    Raises what :func:`shape_of` does, and :class:`MisuseError` for a graph.
+    """
+    if settings.paillier is None:
+        return ()
+    if settings.neighbours is not None:
+        raise MisuseError("a Paillier sum has no graph: leave --neighbours out", rule="options")
+    shape_of(settings.paillier, signed=settings.threat == "malicious-server")
+    return holder_names(settings.paillier.holders)
 
 
 def _prepare(
@@ -165,8 +201,14 @@ def _prepare(
     """The secure sum of a scenario, with fresh identities, and the schedule of its drops."""
     colluding, most = limits(len(names), settings, dropouts=dropouts, share=share)
     signed = settings.threat == "malicious-server"
-    schedule = make_schedule(names, labels, settings, signed=signed, once=fixed_data)
-    roster, identities = Roster.generate(names)
+    held = check_holders(settings)
+    schedule = make_schedule(names, labels, settings, signed=signed, once=fixed_data, holders=held)
+    roster, identities = Roster.generate(names, holders=held)
+    dealt: Deal | None = None
+    if settings.paillier is not None:
+        # Last, since it takes its time: what is refused is refused before.
+        watch = observer or Observer()
+        dealt = deal(settings.paillier, signed=signed, searched=watch.searched)
     secure = SecureSummation(
         roster,
         identities,
@@ -180,73 +222,9 @@ def _prepare(
         labels=labels,
         observer=observer,
         transcripts=transcripts,
+        deal=dealt,
     )
     return secure, schedule
-
-
-def common_claims(secure: SecureSummation, *, allowed: str = "quantisation") -> tuple[Claim, ...]:
-    """What every run shows: the sums are right, the bytes are planned, the server saw noise.
-
-    allowed: what keeps a sum of reals from being exact.
-    """
-    records = secure.records
-    whole = [record for record in records if record.bound == 0]
-    real = [record for record in records if record.bound > 0]
-    parts = []
-    if whole:
-        exact = sum(record.error == 0 for record in whole)
-        parts.append(f"integers: {exact} of {len(whole)} exact")
-    if real:
-        worst = max(real, key=lambda record: record.error / record.bound)
-        inside = sum(record.holds for record in real)
-        parts.append(
-            f"reals: {inside} of {len(real)} within {allowed} (error up to "
-            f"{worst.error:.1g} of {worst.bound:.1g})"
-        )
-    detail = "; ".join(parts)
-    claims = [
-        Claim(
-            "every secure sum is the plain sum over its survivors",
-            all(record.holds for record in records),
-            detail,
-        )
-    ]
-    quiet = [record for record in records if record.undisturbed]
-    if quiet:
-        gaps = [abs(r.total_bytes / (r.planned * r.sites) - 1) for r in quiet]
-        claims.append(
-            Claim(
-                "measured bytes are the plan's count within 1 %",
-                max(gaps) <= 0.01,
-                f"largest difference {max(gaps):.2%} in the {len(quiet)} of {len(records)} rounds "
-                "with every site, now and in the round before",
-            )
-        )
-    seen, control = secure.sight.seen, secure.sight.control
-    if seen is not None and control is not None:
-        what = "bytes" if seen.bins == 256 else "half bytes"
-        claims.append(
-            Claim(
-                "what the server received looks uniform",
-                seen.uniform,
-                f"chi-square of {seen.count:,} {what}: {seen.statistic:,.0f} on {seen.bins - 1} "
-                f"degrees of freedom, p {_equals(seen.p_text)}",
-            )
-        )
-        if seen.bins == 256:
-            # On fewer bytes the test cannot be sure enough of anything to be held to it.
-            claims.append(
-                Claim(
-                    "the same test recognises the true values (control)",
-                    not control.uniform,
-                    f"chi-square {control.statistic:,.0f}, p {_equals(control.p_text)}",
-                )
-            )
-    return tuple(claims)
-
-
-def _equals(text: str) -> str:
-    return text if text.startswith("<") else f"= {text}"
 
 
 def survival_labels() -> list[str]:
@@ -323,7 +301,7 @@ def run_survival(
         result=result.to_dict(),
         reference={"comparison": found.to_dict(), "pooled": pooled.to_dict()},
         lines=_survival_lines(result, pooled),
-        notes=result.notes,
+        notes=result.notes if settings.paillier is None else (*result.notes, _UNCOMPARED),
         draw=draw,
     )
 

@@ -103,6 +103,23 @@ def merge(*schedules: Mapping[str, Mapping[Step, tuple[str, ...]]]) -> Schedule:
     return merged
 
 
+def check_paillier_steps(
+    schedule: Mapping[str, Mapping[Step, Iterable[str]]], holders: Iterable[str]
+) -> None:
+    """Raise :class:`MisuseError` for a step that a party of a Paillier sum does not send."""
+    held = frozenset(holders)
+    for steps in schedule.values():
+        for step, names in steps.items():
+            for name in names:
+                sends = Step.REVEAL if name in held else Step.INPUT
+                if step != sends:
+                    raise MisuseError(
+                        f"{name} sends nothing with {step.label}: in a Paillier sum sites send "
+                        "the input, and holders the reveal",
+                        rule=_RULE,
+                    )
+
+
 def silent_sites(
     schedule: Mapping[str, Mapping[Step, Iterable[str]]], label: str, slot: int
 ) -> set[str]:
@@ -156,6 +173,7 @@ def _add(
 
 __all__ = [
     "Schedule",
+    "check_paillier_steps",
     "draw_schedule",
     "merge",
     "next_label",

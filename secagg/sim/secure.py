@@ -1,4 +1,4 @@
-"""`SecureSummation`: every sum of a demonstration is a round of a real session.
+"""`SecureSummation`: every sum of a demonstration is a round of the real protocol.
 
 All parties live in one process, yet every byte between them is encoded and decoded. Identities,
 keys and masks come from the operating system; no seed of a demonstration reaches them.
@@ -13,7 +13,9 @@ import numpy as np
 
 from secagg.session.costs import slots
 from secagg.session.messages import Slot, read_bundle
+from secagg.sim.holders import Deal
 from secagg.sim.local import Inputs, LocalSessions, Played
+from secagg.sim.paillier import PaillierRounds
 from secagg.sim.recording import Transcripts
 from secagg.sim.records import ExchangeRecord, RoundRecord, alone, planned_bytes
 from secagg.sim.schedule import Schedule, next_label, silent_sites
@@ -21,10 +23,11 @@ from secagg.sim.sight import Sight
 from secagg.sim.summing import Array, SiteSum
 from secagg_protocols.errors import MisuseError
 from secagg_protocols.keys import Identity
-from secagg_protocols.masked_sum.client import check_input
 from secagg_protocols.masked_sum.messages import INPUT, trailer_size
-from secagg_protocols.plan import Plan, Threat
+from secagg_protocols.paillier_sum.costs import round_cost as paillier_cost
+from secagg_protocols.plan import MaskedSum, PaillierSum, Plan, Threat
 from secagg_protocols.roster import SERVER_NAME, Roster
+from secagg_protocols.site import check_input
 from secagg_protocols.stages import ClipLinf, Integers, Quantise, Stage
 
 
@@ -37,12 +40,18 @@ class Observer:
     def message(self, slot: Slot, sender: str, recipient: str, size: int) -> None:
         """A message of ``size`` bytes was delivered: the order or the report of an exchange."""
 
+    def searched(self, candidates: int) -> None:
+        """So many candidates for the primes of a Paillier key were tested."""
+
+    def work(self, party: str, done: int, most: int) -> None:
+        """``party`` has encrypted or opened ``done`` of ``most`` ciphertexts."""
+
     def round_ends(self, record: RoundRecord) -> None:
         """A round is over, or aborted."""
 
 
 class SecureSummation:
-    """`Summation` by masked sums: one session per plan, a round per call.
+    """`Summation` by secure sums: one session per plan, a round per call.
 
     roster, identities: as `Roster.generate` gives them; every round's plan has the whole roster.
     threat, colluding, max_dropouts, neighbours, security_bits, min_honest: see `Plan`.
@@ -54,6 +63,9 @@ class SecureSummation:
         good and counts as a dropout. The sites themselves refuse sums whose sets of sites would
         show too few of them, over all plans of the analysis.
     transcripts: where all parties record what they send and receive.
+    deal: key and holders of Paillier sums; ``None`` for masked sums. Paillier rounds stand alone,
+        and a plan of theirs is never one of fixed data: there the simulation itself keeps those
+        that left away, and no site compares the sums.
 
     `records` has one entry per round, an aborted one included; `sight` is what the server saw;
     `closing` the exchanges after `finish`, which ends the sessions.
@@ -79,7 +91,13 @@ class SecureSummation:
         labels: Sequence[str] = (),
         observer: Observer | None = None,
         transcripts: Transcripts | None = None,
+        deal: Deal | None = None,
     ) -> None:
+        if deal is not None and transcripts is not None:
+            raise MisuseError(
+                "transcripts are of masked sums; a Paillier sum has none so far",
+                rule="simulation",
+            )
         self.roster = roster
         self.records: list[RoundRecord] = []
         self.sight = Sight()
@@ -94,9 +112,16 @@ class SecureSummation:
         self._fixed_data = fixed_data
         self._observer = observer or Observer()
         self.closing: tuple[ExchangeRecord, ...] = ()
-        self._sessions = LocalSessions(
-            identities, session=session, tap=self._tap, transcripts=transcripts
-        )
+        self._deal = deal
+        self._sessions: LocalSessions | PaillierRounds
+        if deal is None:
+            self._sessions = LocalSessions(
+                identities, session=session, tap=self._tap, transcripts=transcripts
+            )
+        else:
+            self._sessions = PaillierRounds(
+                identities, deal, session=session, tap=self._tap, work=self._observer.work
+            )
         self._numbers: dict[str, int] = {}  # label -> number in its session
         self._steady: dict[bytes, bool] = {}  # plan -> whether nobody was missing in its last round
         self._running: tuple[Plan, str, Inputs] | None = None
@@ -118,7 +143,9 @@ class SecureSummation:
                 neighbours=self._neighbours,
                 security_bits=self._security_bits,
                 max_weight=max_weight,
-                fixed_data=self._fixed_data,
+                fixed_data=self._fixed_data and self._deal is None,
+                key=None if self._deal is None else self._deal.key,
+                colluding_holders=0 if self._deal is None else self._deal.colluding_holders,
             )
         return self._plans[key]
 
@@ -189,7 +216,8 @@ class SecureSummation:
             # Every vector is checked before anybody sends anything.
             check_input(plan, x, weight)
         cold = not self._sessions.warm(plan)
-        self._observer.round_starts(label, plan, len(present), len(slots(plan, cold=cold)))
+        exchanges = alone(plan) if cold else len(slots(plan, cold=False))
+        self._observer.round_starts(label, plan, len(present), exchanges)
         self._running = (plan, label, inputs)
         played = self._sessions.play(
             plan,
@@ -256,6 +284,9 @@ class SecureSummation:
         if slot != Slot.INPUT or recipient != SERVER_NAME or self._running is None:
             return
         plan, label, inputs = self._running
+        if isinstance(plan.protocol, PaillierSum):
+            self.sight.see_ciphertexts(plan, label, sender, data, *inputs[sender])
+            return
         for _, frame in read_bundle(data, trailer_size=trailer_size(plan)):
             if frame[3] == INPUT.number:
                 self.sight.see(plan, label, sender, frame, *inputs[sender])
@@ -275,6 +306,13 @@ class SecureSummation:
         missing = result is None or bool(result.dropped or result.left)
         steady = self._steady.get(plan.digest, True) and not missing
         self._steady[plan.digest] = not missing
+        planned = planned_bytes(plan, played.number, played.exchanges, last=self._last(label))
+        total, protocol, rows = planned * len(present), plan.protocol, 0
+        if isinstance(protocol, PaillierSum):
+            cost = paillier_cost(plan)
+            total, rows = cost.server_sends + cost.server_receives, cost.rows
+            # Rounds stand alone, so only this one counts.
+            steady = not missing and not any(entry.gone for entry in played.exchanges)
         return RoundRecord(
             number=len(self.records) + 1,
             label=label,
@@ -284,7 +322,7 @@ class SecureSummation:
             length=plan.length,
             bits=plan.wire_bits,
             threshold=plan.protocol.share_threshold,
-            neighbours=plan.protocol.neighbours,
+            neighbours=protocol.neighbours if isinstance(protocol, MaskedSum) else 0,
             plan=plan.digest.hex(),
             survivors=survivors,
             dropped=dict(result.dropped) if result else {},
@@ -296,11 +334,14 @@ class SecureSummation:
             exchanges=played.exchanges,
             alone=alone(plan),
             seconds=sum(entry.seconds for entry in played.exchanges),
-            planned=planned_bytes(plan, played.number, played.exchanges, last=self._last(label)),
+            planned=planned,
+            planned_total=total,
             undisturbed=steady,
             error=gap,
             bound=allowed,
             aborted=None if result else str(played.error),
+            holders=protocol.holders if isinstance(protocol, PaillierSum) else 0,
+            ciphertexts=rows,
         )
 
 

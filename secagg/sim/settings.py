@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from secagg.sim.summing import AsDict
+from secagg_protocols.paillier import PrivateKey
 from secagg_protocols.plan import Threat
 
 if TYPE_CHECKING:
     from secagg.dp.claims import Adjacency, Adversary
     from secagg_protocols.stages.noise import Law
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaillierSettings(AsDict):
+    """Holders of a simulated Paillier sum, and their key.
+
+    holders, threshold, colluding_holders: see `secagg_protocols.plan_paillier`; ``None`` takes
+        the smallest threshold that is safe against a malicious server. key: dealt to the holders;
+        ``None`` makes one of ``key_bits``. threads: cores that encrypting and opening may use.
+    """
+
+    holders: int = 5
+    threshold: int | None = None
+    colluding_holders: int = 0
+    key_bits: int = 3072
+    key: PrivateKey | None = field(default=None, repr=False)
+    threads: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, and without the key: a report is no place for one."""
+        values = {f: getattr(self, f) for f in ("holders", "threshold", "colluding_holders")}
+        bits = self.key_bits if self.key is None else self.key.public.bits
+        return {**values, "key_bits": bits, "threads": self.threads}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +45,7 @@ class Settings(AsDict):
         plan can keep. drops: ``[ROUND/]STEP:SITE,SITE``; schedule: text of a TOML schedule.
     drop_rate: chance that a site leaves, per round (for fixed data: over the whole run).
     seed: of demonstration data and drawn schedules, and of nothing else.
+    paillier: sums under Paillier's cryptosystem, opened by holders; ``None`` takes masked sums.
     """
 
     threat: Threat = "malicious-server"
@@ -31,6 +56,7 @@ class Settings(AsDict):
     schedule: str = ""
     drop_rate: float = 0.0
     seed: int = 0
+    paillier: PaillierSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,4 +98,4 @@ def default_dropouts(clients: int, colluding: int) -> int:
     return max(0, min(3 * clients // 10, clients - threshold, clients - colluding - 3))
 
 
-__all__ = ["Privacy", "Settings", "default_colluding", "default_dropouts"]
+__all__ = ["PaillierSettings", "Privacy", "Settings", "default_colluding", "default_dropouts"]

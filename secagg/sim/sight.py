@@ -9,8 +9,10 @@ import numpy as np
 
 from secagg.sim.summing import Array, AsDict
 from secagg_native import pack, unpack
-from secagg_protocols.masked_sum.messages import input_size, trailer_size
+from secagg_protocols.masked_sum.messages import trailer_size
+from secagg_protocols.paillier_sum.messages import ciphertext_size, input_size, layout_of
 from secagg_protocols.plan import Plan
+from secagg_protocols.result import ring_size
 from secagg_protocols.wire import Buffer
 
 #: A p value below this is no accident: one honest run in a billion falls below it.
@@ -95,7 +97,7 @@ class Glimpse:
     """One site's vector in one round: the masked words and the true ones.
 
     words: uint64[d], what the server received; truth: int64[d], the integers before masking;
-    bits: of a word.
+    bits: of a word. ciphertext: the words are those of ciphertexts with many coordinates each.
     """
 
     site: str
@@ -103,6 +105,7 @@ class Glimpse:
     bits: int
     words: Array
     truth: Array
+    ciphertext: bool = False
 
     def to_dict(self, count: int = 8) -> dict[str, object]:
         """JSON-able: the first ``count`` coordinates that are not zero in truth, or the first."""
@@ -117,7 +120,12 @@ class Glimpse:
         }
 
     def interesting(self, count: int) -> Array:
-        """Indices of up to ``count`` coordinates; those that are not zero come first."""
+        """Indices of up to ``count`` coordinates; those that are not zero come first.
+
+        Of ciphertexts, the first coordinate of each.
+        """
+        if self.ciphertext:
+            return np.sort(np.unique(self.words, return_index=True)[1])[:count]
         order = np.argsort(self.truth == 0, kind="stable")[:count]
         return np.sort(order)
 
@@ -144,18 +152,43 @@ class Sight:
         """
         bits, length = plan.wire_bits, plan.ring_length
         end = memoryview(frame).nbytes - trailer_size(plan)
-        tail = memoryview(frame)[end - input_size(plan) : end]
+        tail = memoryview(frame)[end - ring_size(plan) : end]
         words = np.zeros(length, dtype=plan.lane)
         unpack(tail, bits, words)
         truth = np.empty(length, dtype=np.int64)
         plan.pipeline.begin(vector, weight, lambda: bytes(32)).tile(truth, 0)
-        packed = bytearray(input_size(plan))
+        packed = bytearray(ring_size(plan))
         pack(truth.astype(plan.lane), bits, packed)
         # The last byte may hold unused bits, which are zero by rule and not random.
         whole = length * bits // 8
         self.masked += _histogram(tail[:whole])
         self.true += _histogram(packed[:whole])
-        glimpse = Glimpse(site, label, bits, words.astype(np.uint64), truth)
+        self._keep(Glimpse(site, label, bits, words.astype(np.uint64), truth))
+
+    def see_ciphertexts(
+        self, plan: Plan, label: str, site: str, frame: Buffer, vector: Array, weight: int
+    ) -> None:
+        """The same for an input of a Paillier sum; a coordinate's word is its ciphertext's lowest.
+
+        The top word of each ciphertext is not counted: it lies below that of n^2, so it is not
+        uniform whatever is encrypted.
+        """
+        layout, size = layout_of(plan), ciphertext_size(plan)
+        end = memoryview(frame).nbytes - trailer_size(plan)
+        start = end - input_size(plan)
+        data = memoryview(frame)[start : start + layout.rows * size]
+        rows = np.frombuffer(data, dtype="<u8").reshape(layout.rows, size // 8)
+        truth = np.empty(layout.length, dtype=np.int64)
+        plan.pipeline.begin(vector, weight, lambda: bytes(32)).tile(truth, 0)
+        packed = bytearray(ring_size(plan))
+        pack(truth.astype(plan.lane), plan.wire_bits, packed)
+        self.masked += _histogram(np.ascontiguousarray(rows[:, :-1]).view(np.uint8).ravel().data)
+        self.true += _histogram(packed[: layout.length * plan.wire_bits // 8])
+        words = np.repeat(rows[:, 0], layout.slots)[: layout.length]
+        self._keep(Glimpse(site, label, 64, words.astype(np.uint64), truth, ciphertext=True))
+
+    def _keep(self, glimpse: Glimpse) -> None:
+        truth, label = glimpse.truth, glimpse.label
         if not self.glimpses or truth.size > self.glimpses[0].truth.size:
             self.glimpses = [glimpse]
         elif label == self.glimpses[0].label and self._held < _MOST_HELD:

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 import secagg
 from secagg.cli.app import app
+from secagg_protocols.dumps import read_dump
 from secagg_protocols.masked_sum.masks import SiteSecrets
-from secagg_protocols.party import Contexts, read_dump
+from secagg_protocols.party import Contexts
 
 
 def round_secrets(rnd: Round, name: str) -> dict[str, bytes]:
