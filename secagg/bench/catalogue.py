@@ -10,7 +10,19 @@ import msgspec
 
 import secagg
 
-from . import child, cold, curves, kernels, machine, memory, noise, peers, rounds
+from . import (
+    child,
+    cold,
+    curves,
+    kernels,
+    machine,
+    memory,
+    noise,
+    paillier,
+    paillier_round,
+    peers,
+    rounds,
+)
 from .results import FORMAT, Bar, CaseResult, Run
 from .sheet import Case, Given, NotHereError, Sheet, perform
 
@@ -23,7 +35,14 @@ CASES: Final[dict[str, Case]] = {
         *memory.CASES,
         *cold.CASES,
         *curves.CASES,
+        *paillier.CASES,
+        *paillier_round.CASES,
     )
+}
+#: Cases that run in a process of their own, with the environment that forces a variant there.
+FORCED: Final[dict[str, dict[str, str]]] = {
+    **{case: {kernels.FORCE: variant} for case, variant in kernels.FORCED.items()},
+    **{case: {paillier.FORCE: variant} for case, variant in paillier.FORCED.items()},
 }
 BARS: Final[tuple[Bar, ...]] = tuple(bar for case in CASES.values() for bar in case.bars)
 
@@ -79,13 +98,13 @@ def _one(case: Case, given: Given) -> CaseResult:
     begun = time.perf_counter()
     sheet = Sheet(case, given)
     try:
-        variant = kernels.FORCED.get(case.id)
-        if variant is None:
+        forced = FORCED.get(case.id)
+        if forced is None:
             return perform(case, given)
         answer = child.call(
             "case",
             {"case": case.id, "given": msgspec.to_builtins(given)},
-            {kernels.FORCE: variant},
+            forced,
         )
         return msgspec.convert(answer, CaseResult)
     except NotHereError as missing:
@@ -100,4 +119,4 @@ def case_in_child(case: str, given: dict[str, Any]) -> Any:
     return msgspec.to_builtins(perform(CASES[case], Given(**given)))
 
 
-__all__ = ["BARS", "CASES", "case_in_child", "run"]
+__all__ = ["BARS", "CASES", "FORCED", "case_in_child", "run"]

@@ -22,6 +22,9 @@ _COMMANDS: Final = {
     "memory-client": "secagg.bench.memory:client_peak",
     "memory-server": "secagg.bench.memory:server_peak",
     "flower-masks": "secagg.bench.peers:time_flower_masks",
+    "paillier-cold": "secagg.bench.paillier_round:encrypt_once",
+    "paillier-round": "secagg.bench.paillier_round:play",
+    "paillier-shares": "secagg.bench.paillier_works:time_sharing",
     "host": "secagg.bench.hosting:serve",
 }
 #: A child that takes longer has hung.

@@ -17,7 +17,8 @@ _FEATURES: Final = (
 )  # fmt: skip
 _PACKAGES: Final = (
     "numpy", "numba", "llvmlite", "cryptography", "pynacl", "msgspec", "phe", "matplotlib",
-    "flwr", "pycryptodome", "declearn", "opendp",
+    "flwr", "pycryptodome", "declearn", "opendp", "gmpy2", "pypaillier",
+    "tno-mpc-encryption-schemes-paillier", "damgard-jurik", "lightphe", "tenseal",
 )  # fmt: skip
 
 

@@ -16,7 +16,19 @@ from .measure import Work
 from .sheet import Given, NotHereError
 
 #: The versions that figures compare with; the extra ``bench`` pins the same.
-PINNED: Final = {"flwr": "1.41.0", "declearn": "2.9.1", "opendp": "0.16.0"}
+PINNED: Final = {
+    "flwr": "1.41.0",
+    "declearn": "2.9.1",
+    "opendp": "0.16.0",
+    "phe": "1.5.0",
+    "pypaillier": "0.8.0",
+    "tno-mpc-encryption-schemes-paillier": "4.1.0",
+    "damgard-jurik": "0.0.3",
+    "lightphe": "0.0.27",
+    "tenseal": "0.3.18",
+}
+#: Without it these compute with Python's integers, several times as slowly.
+_WITH_GMPY2: Final = ("phe", "damgard-jurik", "tno-mpc-encryption-schemes-paillier")
 INSTALL: Final = "pip install 'secagg[bench]'"
 
 #: Flower's defaults (SecAggPlusWorkflow), which our side of each comparison takes too.
@@ -29,6 +41,8 @@ def missing(package: str) -> str:
     """Why a peer cannot be measured, or an empty string where it can."""
     version, found = PINNED[package], installed(package)
     if found == version:
+        if package in _WITH_GMPY2 and installed("gmpy2") is None:
+            return f"{package} is slow without gmpy2; {INSTALL}"
         return ""
     if found is None:
         return f"{package} {version} is not installed; {INSTALL}"

@@ -32,6 +32,12 @@ _LOOKS: Final = {
         "The other kernels on one core: speed over length", "coordinates", "GB/s", log_y=True
     ),
     "threads": _Look("Masking with several threads", "threads", "times as fast as one"),
+    "paillier-keys": _Look(
+        "Paillier on one core: time over the length of the key",
+        "bits of the key",
+        "microseconds a number",
+        log_y=True,
+    ),
     "client-seconds": _Look(
         "What a client computes in a round", "clients in the round", "CPU seconds a client"
     ),

@@ -12,17 +12,18 @@ from .results import CaseResult, Run
 FIGURES: Final = "figures"
 
 _INTRODUCTION: Final = """\
-What masking, packing, sharing and whole rounds cost, beside public peers and beside what the
-hardware can do at best, all measured in one run. This page is made from [{source}]({source}) by
-`secagg bench --report`; no number in it is typed by hand.
+What masking, packing, sharing, encrypting and whole rounds cost, beside public peers and beside
+what the hardware can do at best, all measured in one run. This page is made from
+[{source}]({source}) by `secagg bench --report`; no number in it is typed by hand.
 """
 
 _METHOD: Final = """\
 - Works that are compared take turns (A B A B ...), so that a busy spell of the machine meets all
   of them. A figure is the ratio of the medians, while its spread is that of the ratios of
   neighbouring samples, so that a figure may lie outside its quartiles.
-- Seven samples are the least, with two exceptions: `round-1000` takes 3 turns, and `memory` runs
-  each party once.
+- Seven samples are the least, with these exceptions: `round-1000` takes 3 turns, `memory` runs
+  each party once, `paillier-round` plays each round once, and `paillier-cold` starts 3 processes
+  with an empty cache folder.
 - Every work runs once or twice before it is timed; the garbage collector is off meanwhile.
 - Limits are measured in the same run: AES-128's ten rounds on blocks that never leave the
   registers, OpenSSL's keystream in the best of several piece sizes, a copy of as many bytes.
@@ -42,6 +43,15 @@ _METHOD: Final = """\
   and compiled kernels being loaded by then. The sum stays at the server (`sites_receive=False`).
   `memory/server-opening` is held against accumulator and result, plus 64 MiB: opening makes the
   result, which is of float64.
+- Paillier keys are published test keys of safe primes, the same for ours and for every peer that
+  takes primes. Figures are a number: a ciphertext of ours holds a slot for each of many, one of a
+  peer's holds one, and this packing is part of every ratio. Ours goes from floats to bytes and back
+  and includes the checks of ciphertexts; a peer's from floats (or integers) to its own objects. phe
+  has gmpy2 and one fixed precision. The GMP twin runs in a process in which it is forced
+  (`SECAGG_BIGINT`), and so does each whole share.
+- The limit of Paillier's arithmetic is a loop of 52-bit multiplications that never leave the
+  registers. An operation is counted as the multiplications of its products and reductions, without
+  conversions, look-ups and carries.
 - A client's cost over clients is CPU time; bytes are those of the messages, all counted.
 """
 

@@ -12,6 +12,7 @@ import numpy as np
 
 import secagg
 from secagg_protocols.masked_sum.costs import round_cost
+from secagg_protocols.plan import masked_of
 
 from . import flower, measure, peers, works
 from .results import Bar
@@ -313,7 +314,7 @@ def _list_rounds(sheet: Sheet, found: dict[_Size, _Grown], length: int) -> None:
             [
                 f"{n:,}",
                 graph,
-                f"{grown.plan.protocol.neighbours:,}",
+                f"{masked_of(grown.plan).neighbours:,}",
                 f"{five.median * 1e3:,.1f} ({five.first * 1e3:,.1f} to {five.third * 1e3:,.1f})",
                 f"{grown.size:,.0f}",
                 f"{round_cost(grown.plan).site_total:,}",

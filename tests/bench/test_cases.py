@@ -17,7 +17,16 @@ from secagg.bench.sheet import Given, NotHereError
 
 TINY = Given.of("tiny", threads=2, peers=False)
 #: Cases that start processes of their own take seconds; they have tests of their own below.
-SLOW = {"memory", "cold-start", "mask-aesni", "mask-openssl"}
+SLOW = {
+    "memory",
+    "cold-start",
+    "mask-aesni",
+    "mask-openssl",
+    "paillier-gmp",
+    "paillier-share",
+    "paillier-round",
+    "paillier-cold",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,9 @@ def find(found: Run, name: str) -> CaseResult:
 def test_case(tiny: Run, name: str) -> None:
     result = find(tiny, name)
     assert (result.error, result.failed) == ("", False)
-    assert result.timings or result.curves
+    # A host without the 52-bit multipliers has nothing to compare with them.
+    missing = any(note.startswith("left out") for note in result.notes)
+    assert result.timings or result.curves or missing
     for timed in result.timings:
         assert timed.spread.lowest > 0
     for curve in result.curves:
@@ -47,7 +58,7 @@ def test_case(tiny: Run, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mask-aesni", "mask-openssl"])
+@pytest.mark.parametrize("name", ["mask-aesni", "mask-openssl", "paillier-gmp", "paillier-share"])
 def test_forced_case(name: str) -> None:
     (result,) = run([name], TINY).cases
     assert not result.failed, result.error
