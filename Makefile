@@ -10,7 +10,7 @@ help:
 	@echo "make demo    18 hospitals compute a survival analysis and train a model, securely"
 	@echo "make test    everything: make check, then the slow tests"
 	@echo "make check   format, lint, types, layers, fast tests, documentation examples"
-	@echo "make bench   all measurements, beside public peers and the hardware's limits (about 10 minutes)"
+	@echo "make bench   all measurements, beside public peers and the hardware's limits (about 25 minutes)"
 	@echo "make vectors write protocols/vectors/ and protocols/specs/rules.md anew"
 	@echo "make clean   remove .venv and caches"
 

@@ -310,6 +310,7 @@ def aggregate(
 def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, Step]:
     """Site or holder -> first step that it does not send."""
     gone: dict[str, Step] = {}
+    paillier = _is_paillier(plan)
     for key, names in drop.items():
         try:
             step = Step.of(key)
@@ -320,8 +321,15 @@ def _schedule(plan: Plan, drop: Mapping[int | str, Iterable[str]]) -> dict[str, 
                 f"drop maps a step to a list of sites, not to {names!r}", rule="drop-schedule"
             )
         for name in names:
-            if name not in dict(plan.roster.holders):
+            holds = paillier and name in dict(plan.roster.holders)
+            if not holds:
                 site_index(plan, name)
+            if paillier and step != (Step.REVEAL if holds else Step.INPUT):
+                raise MisuseError(
+                    f"{name} sends nothing in step {step.label!r} of a Paillier sum: sites send "
+                    "'input', holders 'reveal'",
+                    rule="drop-schedule",
+                )
             gone[name] = min(step, gone.get(name, step))
     return gone
 

@@ -27,7 +27,7 @@ class Floors:
     malicious_server: refuse plans that trust the server to follow the protocol.
     paillier_key: id of the one Paillier key that this site encrypts under, in hexadecimal: a
         server that names a key of its own would read what it is sent. With ``malicious_server``,
-        plans of Paillier sums are refused without it.
+        plans of Paillier sums are refused without it. It says nothing of masked sums.
     """
 
     smallest_cohort: int | None = None

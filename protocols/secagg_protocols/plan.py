@@ -352,12 +352,12 @@ class Plan(MaskedRules, PaillierRules):
         max_inputs_per_model: int | None = None,
         bits: int | None = None,
         key: PublicKey | None = None,
-        colluding_holders: int = 0,
+        colluding_holders: int | None = None,
     ) -> Plan:
         """A plan whose share threshold and graph are chosen; :meth:`explain` says why.
 
         With a Paillier ``key`` the plan is of a :class:`PaillierSum` under it, opened by the
-        roster's holders, ``colluding_holders`` of which may work with the server.
+        roster's holders, ``colluding_holders`` (0) of which may work with the server.
 
         ``neighbours=None`` takes the sparse graph of the exact solver where the threat allows
         it and the solver finds one, the complete graph otherwise and for fixed data.
@@ -381,7 +381,14 @@ class Plan(MaskedRules, PaillierRules):
                 raise PlanError(
                     "a Paillier sum has no graph", rule="graph-shape", field="neighbours"
                 )
+            colluding_holders = 0 if colluding_holders is None else colluding_holders
             protocol = PaillierSum(key=key, colluding_holders=colluding_holders)
+        elif colluding_holders is not None:
+            raise PlanError(
+                "colluding_holders are those of a Paillier sum, which needs its public key",
+                rule="paillier-fields",
+                field="key",
+            )
         else:
             protocol = recommended(
                 len(roster.sites),

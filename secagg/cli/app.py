@@ -22,7 +22,7 @@ from . import (
     simulate,
     verify,
 )
-from .common import EPILOG, Guarded
+from .common import EPILOG, Guarded, check_host
 
 app = typer.Typer(
     name="secagg",
@@ -37,6 +37,11 @@ app = typer.Typer(
 )
 
 
+#: Commands that mask, encrypt or open: where the environment asks of the kernels what cannot run,
+#: they say so before they read or make anything. `info` says it in its own way.
+_COMPUTING = frozenset({"demo", "simulate", "plan", "party", "paillier", "verify", "bench"})
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"secagg {__version__}")
@@ -45,6 +50,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -56,6 +62,8 @@ def root(
     deployment: every site runs [bold]keygen[/bold], the consortium builds a [bold]roster[/bold],
     and [bold]plan[/bold] writes what all of them agree on.
     """
+    if ctx.invoked_subcommand in _COMPUTING:
+        check_host()
 
 
 app.command("demo", epilog=EPILOG)(demo.demo)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from secagg_native import features
 from secagg_protocols.errors import (
     BudgetError,
     MisuseError,
@@ -39,6 +40,9 @@ class ExitCode(IntEnum):
     UNPROVEN = 7
     OVERSPENT = 8
 
+
+#: What a shell expects of a program that was interrupted (128 + SIGINT).
+INTERRUPTED: Final = 130
 
 EPILOG: Final = (
     "Exit codes: 0 all good and every comparison holds; 1 a bug of secagg; 2 bad usage or a bad "
@@ -87,7 +91,8 @@ _HINTS: Final = {
     "noise-central": "use --threat semi-honest, or noise that the sites add",
     "one-opening": "raise --threshold, or count on fewer --holders or --colluding-holders",
     "holder-threshold": "count on fewer --colluding-holders, or raise --threshold",
-    "key-holders": "build a roster with as many holders as the key has shares",
+    "key-holders": "build a roster with as many holders as the key has shares (secagg roster "
+    "build --holder)",
     "fixed-data-holders": "leave --fixed-data out, or use masked sums",
     "knowledge-proofs": "use a key for rounds (paillier keygen --rounds), or --threat semi-honest",
     "modulus-proof": "use a key with a proof about its modulus, or --threat semi-honest",
@@ -143,6 +148,10 @@ class Guarded(TyperGroup):
             return super().invoke(ctx)
         except SecAggError as error:
             fail(describe(error), exit_code(error))
+        except KeyboardInterrupt:
+            # Whoever started to write a file or folder has removed it on the way here.
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader of our output has gone (`secagg demo | head`); nothing to report.
             raise
@@ -157,6 +166,14 @@ class Guarded(TyperGroup):
                 "pip install 'secagg[demo]'",
                 ExitCode.USAGE,
             )
+
+
+def check_host() -> None:
+    """Raise `MisuseError` (``kernel``) where SECAGG_AES or SECAGG_BIGINT name what cannot run."""
+    try:
+        features.check_environment()
+    except ValueError as error:
+        raise MisuseError(str(error), rule="kernel") from None
 
 
 def fail(text: str, code: ExitCode) -> None:
@@ -231,8 +248,10 @@ def human_names(names: Sequence[str], most: int = 4) -> str:
 
 __all__ = [
     "EPILOG",
+    "INTERRUPTED",
     "ExitCode",
     "Guarded",
+    "check_host",
     "counted",
     "describe",
     "exit_code",

@@ -20,7 +20,7 @@ from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.signed_roster import MOST_TEXT, SignedRoster, dump_chain, load_chain
 
 from .common import EPILOG, counted, exit_code, fail, human_names, stdout, table, write_json
-from .keys import AsJson, RosterFile, _public, _write_new, read_roster, roster_app
+from .keys import AsJson, RosterFile, _public, _write_new, member, members, read_roster, roster_app
 from .plan import read_plan
 
 _PUBLIC_HELP = "a public key (64 hexadecimal digits) or the .pub file that keygen wrote"
@@ -83,7 +83,11 @@ def add(
     ] = None,
     holder: Annotated[
         list[str] | None,
-        typer.Option("--holder", metavar="NAME=KEY|FILE", help="A new holder, likewise."),
+        typer.Option(
+            "--holder",
+            metavar="NAME=KEY|FILE",
+            help="A new holder, likewise, after those that are there.",
+        ),
     ] = None,
     journal: OwnerJournal = None,
 ) -> None:
@@ -213,7 +217,7 @@ def check(
     if as_json:
         write_json({"name": me.name, "epoch": roster.epoch, "fingerprint": roster.fingerprint})
         return
-    typer.echo(f"{me.name} is in epoch {roster.epoch} with {counted(len(roster.sites), 'site')}")
+    typer.echo(f"{me.name} is in epoch {roster.epoch} with {members(roster)}")
     typer.echo(f"fingerprint {roster.fingerprint}")
 
 
@@ -275,8 +279,7 @@ def _write(path: Path, chain: list[SignedRoster]) -> None:
 def _tell(path: Path, made: SignedRoster) -> None:
     words = _in_words(made)
     typer.echo(
-        f"{path}: epoch {made.epoch}, {counted(len(made.roster.sites), 'site')}"
-        + (f"; {words}" if words else "")
+        f"{path}: epoch {made.epoch}, {members(made.roster)}" + (f"; {words}" if words else "")
     )
     typer.echo(f"fingerprint {made.roster.fingerprint}")
 
@@ -304,15 +307,9 @@ def _members(texts: list[str], option: str) -> dict[str, bytes]:
     """Public keys by name, from NAME=KEY, NAME=FILE or FILE."""
     found: dict[str, bytes] = {}
     for text in texts:
-        # A file may have "=" in its name, so what exists as a file is one.
-        name, equals, key = ("", "", text) if Path(text).is_file() else text.rpartition("=")
-        named, public = _public(key)
-        if equals and named not in {None, name}:
-            raise MisuseError(f"{option} {text}: the file names {named!r}", rule="roster")
-        name = name or str(named or "")
-        if not name or name in found:
-            wrong = "is given twice" if name else "NAME=KEY is needed, or a .pub file"
-            raise MisuseError(f"{option} {name or text}: {wrong}", rule="roster")
+        name, public = member(text, option)
+        if name in found:
+            raise MisuseError(f"{option} {name}: is given twice", rule="roster")
         found[name] = public
     return found
 

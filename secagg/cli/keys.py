@@ -13,7 +13,7 @@ from secagg_protocols.keys import KEY_SIZE, Identity
 from secagg_protocols.plan_file import dump_roster, load_roster
 from secagg_protocols.roster import SERVER_NAME, Roster
 
-from .common import EPILOG, stdout, table, write_json
+from .common import EPILOG, counted, stdout, table, write_json
 
 roster_app = typer.Typer(
     no_args_is_help=True,
@@ -28,17 +28,20 @@ RosterFile = Annotated[Path, typer.Argument(help="A roster, as `roster build` wr
 
 def keygen(
     name: Annotated[
-        str, typer.Argument(help="Name of the site in the roster, or 'server' for the server.")
+        str,
+        typer.Argument(
+            help="Name of the site or holder in the roster, or 'server' for the server."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File for the private identity; must not exist.")
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Make the identity of a site (or of the server): an Ed25519 key pair.
+    """Make the identity of a site, of a holder or of the server: an Ed25519 key pair.
 
     The private key goes to --out, readable by its owner only (mode 0600), and never leaves the
-    site. The public key is printed and written beside it as FILE.pub, one line `name key`: send
+    party. The public key is printed and written beside it as FILE.pub, one line `name key`: send
     that to whoever builds the roster. Existing files are never overwritten.
     """
     _check_name(name)
@@ -76,6 +79,15 @@ def build(
             "holds the name too.",
         ),
     ],
+    holder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--holder",
+            metavar="NAME=KEY|FILE",
+            help="A holder of a Paillier sum, likewise, in the order of the shares: the first one "
+            "gets share-1.key of `paillier split`, the second share-2.key.",
+        ),
+    ] = None,
     epoch: Annotated[
         int,
         typer.Option(min=0, max=2**32 - 1, help="Raised by one whenever the roster changes."),
@@ -95,22 +107,17 @@ def build(
             f"the server's file names {server_name!r}; run keygen with the name {SERVER_NAME!r}",
             rule="roster",
         )
-    sites = []
-    for text in site:
-        # A file may have "=" in its name, so what exists as a file is one.
-        name, equals, key = ("", "", text) if Path(text).is_file() else text.rpartition("=")
-        found, public = _public(key)
-        if equals and found not in {None, name}:
-            raise MisuseError(f"--site {text}: the file names {found!r}", rule="roster")
-        if not (name or found):
-            raise MisuseError(f"--site {text}: NAME=KEY is needed, or a .pub file", rule="roster")
-        sites.append((name or str(found), public))
-    made = Roster(sites=tuple(sites), server=server_key, epoch=epoch)
+    made = Roster(
+        sites=tuple(member(text, "--site") for text in site),
+        server=server_key,
+        epoch=epoch,
+        holders=tuple(member(text, "--holder") for text in holder or []),
+    )
     if out == "-":
         typer.echo(dump_roster(made), nl=False)
         return
     _write_new(Path(out), dump_roster(made))
-    typer.echo(f"{len(made.sites)} sites, epoch {epoch}, written to {out}")
+    typer.echo(f"{members(made)}, epoch {epoch}, written to {out}")
     typer.echo(f"fingerprint {made.fingerprint}")
 
 
@@ -121,12 +128,13 @@ def show(path: RosterFile, as_json: AsJson = False) -> None:
     if as_json:
         write_json({**made.to_dict(), "fingerprint": made.fingerprint})
         return
-    shown = table(f"Roster of {len(made.sites)} sites, epoch {made.epoch}", "#", "name", "key")
+    shown = table(f"Roster of {members(made)}, epoch {made.epoch}", "#", "name", "key")
     shown.add_row("", SERVER_NAME, made.server.hex())
     for index, (name, key) in enumerate(made.sites):
         shown.add_row(str(index), Text(name), key.hex())
-    for name, key in made.holders:
-        shown.add_row("holder", Text(name), key.hex())
+    for index, (name, key) in enumerate(made.holders, start=1):
+        # Counted as the shares are, from 1.
+        shown.add_row(f"holder {index}", Text(name), key.hex())
     console = stdout()
     console.print(shown)
     console.print("Fingerprint (compare it with the others over a channel you trust):")
@@ -145,6 +153,24 @@ def read_roster(path: Path) -> Roster:
         return load_roster(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise MisuseError(f"{path} is not a roster (not UTF-8 text)", rule="roster") from None
+
+
+def member(text: str, option: str) -> tuple[str, bytes]:
+    """(name, key) from NAME=KEY, NAME=FILE or FILE, as ``option`` was given it."""
+    # A file may have "=" in its name, so what exists as a file is one.
+    name, equals, key = ("", "", text) if Path(text).is_file() else text.rpartition("=")
+    named, public = _public(key)
+    if equals and named not in {None, name}:
+        raise MisuseError(f"{option} {text}: the file names {named!r}", rule="roster")
+    if not (name or named):
+        raise MisuseError(f"{option} {text}: NAME=KEY is needed, or a .pub file", rule="roster")
+    return name or str(named), public
+
+
+def members(roster: Roster) -> str:
+    """``4 sites``, or ``4 sites, 3 holders`` where there are any."""
+    sites = counted(len(roster.sites), "site")
+    return f"{sites}, {counted(len(roster.holders), 'holder')}" if roster.holders else sites
 
 
 def _check_name(name: str) -> None:
@@ -195,4 +221,13 @@ def _write_new(path: Path, text: str) -> None:
         raise MisuseError(f"{path} exists; it is not overwritten", rule="output-file") from None
 
 
-__all__ = ["build", "fingerprint", "keygen", "read_roster", "roster_app", "show"]
+__all__ = [
+    "build",
+    "fingerprint",
+    "keygen",
+    "member",
+    "members",
+    "read_roster",
+    "roster_app",
+    "show",
+]

@@ -25,6 +25,7 @@ from .paillier_files import (
     Job,
     about,
     check_by_hand,
+    check_job_size,
     check_new,
     read_array,
     read_job,
@@ -132,7 +133,10 @@ def split(
     they kept a copy. Delete the private key when every holder has its share.
     """
     if threshold > holders:
-        raise MisuseError(f"{threshold} of {holders} holders cannot be there", rule="options")
+        raise MisuseError(
+            f"--threshold {threshold}: of --holders {holders} no more than that can open together",
+            rule="options",
+        )
     check_new(out)
     private = read_private(key)
     with about(key):
@@ -141,16 +145,19 @@ def split(
     for share in shares:
         contents[f"share-{share.index}.key"] = (share.to_bytes(), 0o600)
     write_folder(out, contents)
+    names = "share-1.key" if holders == 1 else f"share-1.key to share-{holders}.key"
     typer.echo(
-        f"{out}: share-1.key to share-{holders}.key, one for each holder, over a confidential "
-        f"channel; any {threshold} of them open"
+        f"{out}: {names}, one for each holder, over a confidential channel; "
+        + ("each of them opens alone" if threshold == 1 else f"any {threshold} of them open")
     )
+    if threshold == 1:
+        typer.echo("warning: --threshold 1: every holder can open every vector alone", err=True)
     typer.echo(f"{out / PUBLIC_FILE}: give it to every site and holder, instead of the key before")
     _show_id(public)
     typer.echo(
         "trust: whoever ran keygen and split could open everything, and so can whoever gets "
-        f"{key} or {threshold} of the shares. Once every holder has its share, delete {key} and "
-        "the shares here."
+        f"{key} or {counted(threshold, 'share')}. Once every holder has its share, delete {key} "
+        "and the shares here."
     )
 
 
@@ -181,6 +188,7 @@ def job(
     with _refusing():
         public = read_public(key)
     check_by_hand(public, key)
+    check_job_size(sites, max_weight)
     with about("job"):
         made = Job(
             name=secrets.token_hex(16),
@@ -244,6 +252,7 @@ def encrypt(
         f"{out}: {counted(layout.length, 'number')} in {counted(layout.rows, 'ciphertext')}, "
         f"weight {weight}, {human_bytes(len(data))}"
     )
+    typer.echo(f"digest {hashlib.sha256(data).hexdigest()}")
 
 
 @app.command("add", epilog=EPILOG)
@@ -258,7 +267,8 @@ def add(
     """Add encrypted vectors of one job. It takes no secret: anybody can do it, and do it again.
 
     The same files give the same sum, byte for byte, in any order. Refused are vectors of another
-    key, layout, job or precision, more weight than the job has room for, and one file twice.
+    key, layout, job or precision, more weight than the job has room for, and a vector that is in
+    two of the files: a sum names what was added to it.
     """
     *sources, out = files
     if len(sources) < 2:
@@ -294,6 +304,7 @@ class _Adding:
 
     def _read(self) -> Iterator[Ciphertexts]:
         seen: dict[bytes, Path] = {}
+        holding: dict[bytes, Path] = {}
         for number, path in enumerate(self._sources):
             self._current = path
             vector, _ = read_vector(path, self._key)
@@ -302,9 +313,16 @@ class _Adding:
             if digest in seen:
                 raise MisuseError(
                     f"{path}: the same vector as {seen[digest]}, and each is added once",
-                    rule="count",
+                    rule="parts",
                 )
             seen[digest] = path
+            for part in vector.parts:
+                if part in holding:
+                    raise MisuseError(
+                        f"{path}: a vector in it is in {holding[part]} too, and each is added once",
+                        rule="parts",
+                    )
+                holding[part] = path
             yield vector
             self._tell(number + 1)
 
@@ -321,7 +339,10 @@ def _number(text: str) -> int | float:
 
 def weights(total: Ciphertexts) -> str:
     """How much weight is in a sum, in words."""
-    return f"weights add up to {total.count:,} of at most {total.layout.most:,}"
+    return (
+        f"{counted(len(total.parts), 'vector')}, weights add up to {total.count:,} of at most "
+        f"{total.layout.most:,}"
+    )
 
 
 @contextmanager

@@ -37,7 +37,9 @@ from secagg_protocols.paillier import (
     modulus_proof,
     threshold,
 )
+from secagg_protocols.paillier._parts import MOST_PARTS
 from secagg_protocols.paillier.keys import Words
+from secagg_protocols.paillier.packing import MOST_WEIGHT
 from secagg_protocols.wire import Header, decode_header, encode_header, flat_view
 
 #: A key with the proof about its modulus and the values of all holders is far below this.
@@ -227,6 +229,7 @@ class Job:
                 raise MisuseError(f"{field}: an integer", rule="layout")
         if self.sites < 1 or self.max_weight < 1:
             raise MisuseError("sites and max_weight are at least 1", rule="layout")
+        check_job_size(self.sites, self.max_weight)
         _ = self.layout
 
     @property
@@ -253,6 +256,18 @@ class Job:
             for name, value in values.items()
         ]
         return "\n".join([*lines, "# Every site of this sum needs this same file.", ""])
+
+
+def check_job_size(sites: int, max_weight: int) -> None:
+    """Raise :class:`MisuseError` (``layout``) where no sum has so many vectors or such weights."""
+    if sites > MOST_PARTS:
+        raise MisuseError(f"sites: at most {MOST_PARTS:,} vectors are added by hand", rule="layout")
+    if sites * max_weight > MOST_WEIGHT:
+        raise MisuseError(
+            f"sites times max_weight is at most {MOST_WEIGHT:,}, and not {sites} times "
+            f"{max_weight}; choose fewer sites or a lower weight",
+            rule="layout",
+        )
 
 
 _DIGITS: Final = "0123456789abcdef"
@@ -409,6 +424,7 @@ __all__ = [
     "Part",
     "about",
     "check_by_hand",
+    "check_job_size",
     "check_modulus",
     "check_new",
     "kind_of",

@@ -12,7 +12,7 @@ from secagg_protocols.errors import MisuseError, PeerError
 from secagg_protocols.paillier import Ciphertexts, FixedPoint, PublicKey, open_with
 from secagg_protocols.paillier import threshold as sharing
 from secagg_protocols.paillier.packing import SlotRangeError
-from secagg_protocols.paillier.vector import signed
+from secagg_protocols.paillier.vector import check_sum, signed
 
 from .common import EPILOG, counted, write_json
 from .enrol import _refusing
@@ -20,6 +20,7 @@ from .keys import AsJson
 from .paillier import Threads, app, bar, weights
 from .paillier_files import (
     Part,
+    about,
     check_by_hand,
     check_modulus,
     check_new,
@@ -60,7 +61,8 @@ def decrypt(
     """Open a sum: with the private key, or part by part with the holders' shares.
 
     Before you open or give your part, run `add` yourself on what the sites sent: a file that is
-    called a sum may be one site's vector. The result has int64 for integers, else float64.
+    called a sum may be one site's vector, whatever its header claims. The result has int64 for
+    integers, else float64.
     """
     modes = {"--key": key is not None and not combine, "--share": share is not None,
              "--combine": combine}  # fmt: skip
@@ -87,10 +89,10 @@ def decrypt(
 
 
 def _read_sum(path: Path, key: PublicKey) -> tuple[Ciphertexts, bytes]:
-    """An encrypted sum and the digest of its file; what can only be one vector is refused."""
+    """An encrypted sum and the digest of its file; what is one vector by its header is refused."""
     total, digest = read_vector(path, key)
-    if total.count == 1 < total.layout.most:
-        raise MisuseError(f"{path}: one site's vector and no sum; add first", rule="count")
+    with about(path):
+        check_sum(total)
     return total, digest
 
 
@@ -231,7 +233,10 @@ def verify(
                 raise PeerError(f"{path}: {reason(error)}", rule=error.rule) from None
             found |= {"holder": part.index}
     if public is not None and found.get("id", public.digest.hex()) != public.digest.hex():
-        raise MisuseError(f"{path}: not of the key in {key}", rule="key")
+        hint = ""
+        if kind == "share" and not public.verification:
+            hint = "; a share is of the public.key that split made, not of the key before"
+        raise MisuseError(f"{path}: not of the key in {key}{hint}", rule="key")
     if as_json:
         write_json(found)
         return
@@ -263,6 +268,7 @@ def _vector_facts(path: Path, key: PublicKey, job: Path | None) -> dict[str, Any
     facts: dict[str, Any] = {
         "length": layout.length,
         "places": vector.places,
+        "vectors": len(vector.parts),
         "weights": vector.count,
     }
     return {**facts, "most": layout.most, "digest": digest.hex()}

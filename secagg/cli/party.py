@@ -39,7 +39,7 @@ from secagg_protocols.roster import SERVER_NAME
 from .common import EPILOG
 from .holder_options import read_share
 from .party_budget import Budget, hint
-from .party_steps import misuse, submit_vector, take, write_result
+from .party_steps import check_share, misuse, submit_vector, take, write_result
 from .party_view import CLIENTS, SERVERS, AnyParty, show, waits
 from .plan import read_plan
 
@@ -212,8 +212,7 @@ def start(
         raise misuse("floors, budget and data are a site's; the server has none")
     if held and (spends is not None or data):
         raise misuse("budget and data are a site's; a holder has none")
-    if held != (share is not None):
-        raise misuse("--share goes with a holder's identity, which is not started without it")
+    check_share(me.name, agreed, given=share is not None)
     if transcript is not None and isinstance(agreed.protocol, PaillierSum):
         raise misuse("transcripts are of masked sums so far", rule="options")
     if journal is None:

@@ -16,6 +16,7 @@ from secagg.session.transcript import Recorder
 from secagg_protocols.errors import DecodeError, MisuseError, SecAggError
 from secagg_protocols.events import Aggregate, Dropped, Event, Ignored, Progress
 from secagg_protocols.masked_sum.messages import trailer_size
+from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import SERVER, split_frame
 
@@ -25,6 +26,20 @@ from .party_view import AnyParty, fault, progress, who
 def misuse(text: str, *, rule: str = "party-folder") -> MisuseError:
     """The refusal of a command on a party's folder."""
     return MisuseError(text, rule=rule)
+
+
+def check_share(name: str, plan: Plan, *, given: bool) -> None:
+    """Raise `MisuseError` unless a share is given where, and only where, the party is a holder."""
+    held = name in dict(plan.roster.holders)
+    if (held or given) and not isinstance(plan.protocol, PaillierSum):
+        raise misuse("the plan is a masked sum and has no holders", rule="protocol")
+    if held and not given:
+        raise misuse(f"{name} is a holder: give its share of the key (--share)", rule="options")
+    if given and not held:
+        what = "this is the server" if name == SERVER_NAME else f"{name} is a site"
+        if name != SERVER_NAME and name not in plan.roster.names:
+            what = f"{name} is no holder of this roster"
+        raise misuse(f"{what}: leave --share out", rule="options")
 
 
 def read_vector(path: Path) -> Any:
@@ -103,4 +118,4 @@ def write_result(folder: Path, party: AnyParty, got: Aggregate) -> None:
     write_durably(folder / "result.json", json.dumps(data, indent=2).encode() + b"\n")
 
 
-__all__ = ["misuse", "submit_vector", "take", "write_result"]
+__all__ = ["check_share", "misuse", "submit_vector", "take", "write_result"]

@@ -208,7 +208,7 @@ def plan(
             fixed_data=fixed_data,
             max_inputs_per_model=max_inputs_per_model,
             key=public,
-            colluding_holders=0 if public is None else colluding_holders or 0,
+            colluding_holders=None if public is None else colluding_holders,
         )
     found: Comparison | None = None
     if comparing:

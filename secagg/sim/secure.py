@@ -145,7 +145,7 @@ class SecureSummation:
                 max_weight=max_weight,
                 fixed_data=self._fixed_data and self._deal is None,
                 key=None if self._deal is None else self._deal.key,
-                colluding_holders=0 if self._deal is None else self._deal.colluding_holders,
+                colluding_holders=None if self._deal is None else self._deal.colluding_holders,
             )
         return self._plans[key]
 

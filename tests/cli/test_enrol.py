@@ -91,6 +91,32 @@ def test_a_roster_changes_and_a_party_follows(signed):
     assert "left or never joined" in check(signed, "d", code=2).stderr
 
 
+def test_holders_are_built_in_the_order_of_the_shares(home):
+    server, site = home / "server.key.pub", home / "a.key.pub"
+    key = (home / "c.key.pub").read_text().split()[1]
+    build = ("roster", "build", "--server", server, "--site", site, "--site", home / "b.key.pub")
+    holders = ("--holder", f"z={key}", "--holder", home / "d.key.pub")
+    out = home / "held.toml"
+    assert "2 sites, 2 holders, epoch 0" in run(*build, *holders, "--out", out).stdout
+    shown = json.loads(run("roster", "show", out, "--json").stdout)
+    assert secagg.Roster.from_dict(
+        {name: value for name, value in shown.items() if name != "fingerprint"}
+    ).holders[0] == ("z", bytes.fromhex(key))
+    text = run("roster", "show", out).stdout
+    assert text.index("holder 1") < text.index("holder 2")
+    path = home / "held-rosters.toml"
+    done = run("roster", "sign", out, "--key", home / "enrolment.key", "--out", path)
+    assert "2 sites, 2 holders" in done.stdout
+    assert "2 sites, 2 holders" in check(path, "a").stdout
+    for wrong, text in (
+        (("--holder", key), "NAME=KEY is needed"),
+        (("--holder", f"z={home}/d.key.pub"), "the file names 'd'"),
+        (("--holder", f"a={key}"), "[roster]"),
+        (("--holder", f"z={key}", "--holder", f"z={key}"), "[roster]"),
+    ):
+        assert text in run(*build, *wrong, code=2).stderr
+
+
 def test_history_is_verified_and_shown(signed):
     home = signed.parent
     own(signed, "add", "--site", home / "d.key.pub", "--holder", f"h={'11' * 32}")

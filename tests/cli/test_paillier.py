@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -135,7 +136,7 @@ def dealt(home):
 def test_floats_with_one_key(home):
     """The sum is exact over the rounded numbers."""
     shown = run("decrypt", "--key", private(home), home / "sum", home / "sum.npy")
-    assert "80 numbers (float64); weights add up to 3 of at most 3" in shown.stdout
+    assert "80 numbers (float64); 3 vectors, weights add up to 3 of at most 3" in shown.stdout
     wanted = [sum(at) for at in zip(*(rounded(home / f"{s}.npy") for s in "abc"), strict=True)]
     found = np.load(home / "sum.npy")
     assert found.dtype == np.float64
@@ -149,7 +150,7 @@ def test_weighted_integers_with_holders(home, holders):
     shown = run(
         "decrypt", "--combine", "--key", dealt(home), *parts, home / "counts", home / "out.npy"
     )
-    assert "5 numbers (int64); weights add up to 6 of at most 12" in shown.stdout
+    assert "5 numbers (int64); 3 vectors, weights add up to 6 of at most 12" in shown.stdout
     a, b, c = (np.load(home / f"{site}-counts.npy").tolist() for site in "abc")
     wanted = [x + 2 * y + 3 * z for x, y, z in zip(a, b, c, strict=True)]
     found = np.load(home / "out.npy")
@@ -337,7 +338,7 @@ def test_split_says_whom_to_trust(home):
 def test_split_refuses(home):
     args = ("--holders", 3, "--threshold", 2, "--out", home / "new")
     run("split", "--key", private(home), "--holders", 3, "--threshold", 4, "--out", home / "new",
-        code=2, says="4 of 3 holders")  # fmt: skip
+        code=2, says="--threshold 4: of --holders 3")  # fmt: skip
     run(
         "split",
         "--key",
@@ -392,7 +393,12 @@ def test_the_layout_of_a_job_is_the_narrowest(home):
         (("--sites", 3, "--length", 4, "--limit", "1e400"), "[precision]"),
         (("--sites", 3, "--length", 4, "--limit", 2**62), "[precision]"),
         (("--sites", 3, "--length", 4, "--limit", 8, "--places", 60), "[precision]"),
-        (("--sites", 2**33, "--length", 4, "--limit", 1), "most: an integer from 1"),
+        (("--sites", 2**33, "--length", 4, "--limit", 1), "sites: at most 65,536 vectors"),
+        (("--sites", 10**38, "--length", 4, "--limit", 1), "sites: at most 65,536 vectors"),
+        (
+            ("--sites", 2, "--max-weight", 99999999999, "--length", 4, "--limit", 1),
+            "sites times max_weight is at most 4,294,967,296",
+        ),
         (("--sites", 2, "--length", 2**41, "--limit", 1), "length: an integer from 1"),
     ],
 )
@@ -462,8 +468,8 @@ def test_a_job_is_read_as_it_was_written(made, sites, max_weight, length, places
         (np.full(80, np.nan), "index 0 is NaN or infinity [input-finite]"),
         (np.r_[np.zeros(7), np.inf, np.zeros(72)], "index 7 is NaN or infinity [input-finite]"),
         (np.r_[np.zeros(79), 8.01], "index 79 is beyond the limit [input-range]"),
-        (np.zeros(79), "a vector of 80 numbers [input-shape]"),
-        (np.zeros((2, 40)), "a vector of 80 numbers [input-shape]"),
+        (np.zeros(79), "a vector of 80 numbers is needed, not an array of shape (79,)"),
+        (np.zeros((2, 40)), "array of shape (2, 40) [input-shape]"),
         (np.zeros(80, complex), "[input-dtype]"),
         (np.zeros(80, bool), "[input-dtype]"),
     ],
@@ -576,6 +582,43 @@ def test_add_refuses_one_file_twice(home):
     added(home, "a.enc", "a.enc", code=2, says="a.enc: the same vector as")
 
 
+def test_add_refuses_a_vector_that_is_in_a_sum_already(home):
+    run("add", home / "a.enc", home / "b.enc", home / "ab", "--key", public(home))
+    for names in (("ab", "a.enc"), ("a.enc", "ab"), ("c.enc", "b.enc", "ab"), ("sum", "ab")):
+        shown = added(home, *names, code=2, says="too, and each is added once [parts]")
+        assert f"{names[-1]}: a vector in it is in " in shown.stderr
+
+
+def test_one_weighted_vector_is_no_sum(home):
+    """A weight is no number of vectors."""
+    out = home / "out"
+    share = home / "dealt" / "share-1.key"
+    says = "b-counts.enc: one site's vector and no sum; add first [parts]"
+    run("decrypt", "--share", share, home / "b-counts.enc", out, code=2, says=says)
+    job(home, "--sites", 3, "--max-weight", 2, "--length", 80, "--places", 20, "--limit", 8)
+    run("encrypt", home / "a.npy", home / "w.enc", "--key", public(home), "--weight", 2,
+        "--job", home / "new.toml")  # fmt: skip
+    run("decrypt", "--key", private(home), home / "w.enc", out, code=2, says="add first [parts]")
+    assert not out.exists()
+
+
+def test_encrypt_says_the_digest_that_verify_says(home):
+    shown = run("encrypt", home / "a.npy", home / "d.enc", "--key", public(home),
+                "--job", home / "job.toml")  # fmt: skip
+    digest = hashlib.sha256((home / "d.enc").read_bytes()).hexdigest()
+    assert shown.stdout.endswith(f"digest {digest}\n")
+    assert f"digest {digest}" in run("verify", home / "d.enc", "--key", public(home)).stdout
+
+
+def test_split_warns_where_each_holder_opens_alone(home):
+    shown = run("split", "--key", private(home), "--holders", 1, "--threshold", 1,
+                "--out", home / "alone")  # fmt: skip
+    assert "share-1.key, one for each holder" in shown.stdout
+    assert "share-1.key to" not in shown.stdout
+    assert "each of them opens alone" in shown.stdout
+    assert "warning: --threshold 1: every holder can open every vector alone" in shown.stderr
+
+
 def test_add_refuses_more_weight_than_the_job_has(home):
     run("encrypt", home / "a.npy", home / "d.enc", "--key", public(home),
         "--job", home / "job.toml")  # fmt: skip
@@ -612,7 +655,7 @@ def test_decrypt_refuses_keys_and_sums(home):
         says="not a private key but a public key",
     )
     run("decrypt", "--key", home / "a.npy", home / "sum", out, code=2, says="but something else")
-    run("decrypt", "--key", private(home), home / "a.enc", out, code=2, says="add first [count]")
+    run("decrypt", "--key", private(home), home / "a.enc", out, code=2, says="add first [parts]")
     run("decrypt", "--key", private(home), home / "sum", home / "a.npy", code=2, says="exists")
     assert not out.exists()
 
@@ -634,7 +677,8 @@ def test_a_sum_with_a_false_weight_is_found(home):
     layout = Layout(8, 3, 80, 2048)
     ring = np.full(80, 127, np.uint64)
     rows = encrypt(key, ring, layout, weight=3).rows
-    vector = paillier_files.Ciphertexts(key, rows, layout, count=2)
+    parts = (bytes(16), b"x" * 16)
+    vector = paillier_files.Ciphertexts(key, rows, layout, count=2, parts=parts)
     write(home / "false", vector.to_bytes())
     run("decrypt", "--key", private(home), home / "false", home / "out", code=5,
         says="[slot-range]")  # fmt: skip
@@ -646,7 +690,7 @@ def test_shares_of_other_keys_and_for_other_eyes(home):
     run("decrypt", "--share", share, home / "sum", home / "out", code=2,
         says="encrypted under another key [key]")  # fmt: skip
     run("decrypt", "--share", share, home / "a-counts.enc", home / "out", code=2,
-        says="add first [count]")  # fmt: skip
+        says="add first [parts]")  # fmt: skip
     run("decrypt", "--share", private(home), home / "counts", home / "out", code=2,
         says="not a share but a private key [key-bytes]")  # fmt: skip
     data = bytearray(share.read_bytes())
@@ -759,7 +803,9 @@ def test_verify_says_what_a_file_is(home):
     share = home / "dealt" / "share-2.key"
     assert "good; share; holder 2; " in run("verify", share, "--key", dealt(home)).stdout
     shown = run("verify", home / "sum", "--key", public(home), "--job", home / "job.toml")
-    assert "good; vector; length 80; places 20; weights 3; most 3; digest " in shown.stdout
+    assert (
+        "good; vector; length 80; places 20; vectors 3; weights 3; most 3; digest " in shown.stdout
+    )
     shown = run("verify", home / "part-3", "--key", dealt(home), "--sum", home / "counts")
     assert "good; part; holder 3" in shown.stdout
     job = run("verify", home / "job.toml", "--key", public(home))
@@ -771,7 +817,8 @@ def test_verify_says_what_a_file_is(home):
 def test_verify_refuses(home):
     job(home, "--sites", 3, "--length", 80, "--places", 20, "--limit", 8)
     share = home / "dealt" / "share-2.key"
-    run("verify", share, "--key", public(home), code=2, says="not of the key in")
+    shown = run("verify", share, "--key", public(home), code=2, says="not of the key in")
+    assert "the public.key that split made" in shown.stderr
     run("verify", dealt(home), "--key", public(home), code=2, says="not of the key in")
     run("verify", home / "sum", code=2, says="is checked with --key PUBLIC")
     run("verify", home / "sum", "--key", dealt(home), code=2, says="under another key [key]")

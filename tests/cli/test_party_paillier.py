@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import secagg
 from secagg.cli.app import app
 from secagg.sim.holders import dealt
-from secagg_protocols.paillier import PrivateKey
+from secagg_native import features
+from secagg_protocols.paillier import PrivateKey, modulus_proof
 from support.paillier_keys import primes, short_keys
 
 __all__ = ["short_keys"]
@@ -192,10 +193,10 @@ def test_a_request_to_open_waits_for_the_inputs(tmp_path):
 
 def test_the_share_is_needed_at_every_command(tmp_path):
     desks = Desks(tmp_path)
-    assert "--share goes with a holder" in desks.start("x", share=False, code=2).stderr
+    assert "x is a holder: give" in desks.start("x", share=False, code=2).stderr
     more = ["--share", tmp_path / "x.share"]
-    assert "--share goes with a holder" in desks.start("a", *more, code=2).stderr
-    assert "--share goes with a holder" in desks.start("server", *more, code=2).stderr
+    assert "a is a site: leave --share out" in desks.start("a", *more, code=2).stderr
+    assert "the server: leave --share out" in desks.start("server", *more, code=2).stderr
     desks.start("x")
     (tmp_path / "x.share").rename(tmp_path / "away.share")
     assert "No such file" in desks.do("status", "x", code=2).stderr
@@ -219,6 +220,122 @@ def test_refusals(tmp_path, monkeypatch, name, more, text):
     assert text in desks.start(name, *more, code=2).stderr
     assert not (tmp_path / f"at-{name}").exists()
     assert not (tmp_path / "t").exists()
+
+
+def test_a_masked_plan_takes_no_share(tmp_path):
+    desks = Desks(tmp_path)
+    masked = secagg.Plan.recommend(
+        desks.plan.roster, length=LENGTH, stages=(secagg.Integers(0, 100),), threat="semi-honest",
+        colluding=1, max_dropouts=0,
+    )  # fmt: skip
+    (tmp_path / "plan.toml").write_text(secagg.dump_plan(masked))
+    for name, share in (("x", True), ("x", False)):
+        told = desks.start(name, share=share, code=2).stderr
+        assert "the plan is a masked sum and has no holders [protocol]" in told
+    told = desks.start("a", "--share", tmp_path / "x.share", code=2).stderr
+    assert "the plan is a masked sum and has no holders [protocol]" in told
+
+
+def test_a_wrong_variant_is_a_line(tmp_path, monkeypatch):
+    desks = Desks(tmp_path)
+    desks.start("x")
+    monkeypatch.setenv(features.BIGINT_ENVIRONMENT, "foo")
+    features.bigint_variant.cache_clear()
+    try:
+        for command, *more in (("status",), ("receive", tmp_path / "plan.toml")):
+            told = desks.do(command, "x", *more, code=2).stderr
+            assert told.startswith("error: SECAGG_BIGINT must be one of ")
+            assert told.endswith(" [kernel]\n")
+            assert len(told.splitlines()) == 1
+        for line in (
+            ("paillier", "verify", str(tmp_path / "x.share")),
+            ("simulate", "random", "--protocol", "paillier"),
+        ):
+            result = runner.invoke(app, line)
+            assert result.exit_code == 2
+            assert result.stderr.endswith(" [kernel]\n")
+        # What needs no kernel goes on.
+        assert runner.invoke(app, ["keygen", "n", "--out", str(tmp_path / "n.key")]).exit_code == 0
+    finally:
+        monkeypatch.undo()
+        features.bigint_variant.cache_clear()
+
+
+def test_an_interrupt_is_a_word(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secagg.cli.paillier.generate", interrupted)
+    result = runner.invoke(app, ["paillier", "keygen", "--out", str(tmp_path / "keys")])
+    assert result.exit_code == 130
+    assert result.stderr.endswith("interrupted\n")
+    assert not (tmp_path / "keys").exists()
+
+
+def test_from_key_files_to_a_sum(tmp_path, monkeypatch):
+    """The chain of docs/paillier.md, with a fixed key in place of a new one."""
+    monkeypatch.chdir(tmp_path)
+
+    def secagg_does(*words, code=0):
+        result = runner.invoke(app, [str(word) for word in words])
+        assert result.exit_code == code, result.output
+        return result
+
+    p, q = primes(1024)
+    secret = PrivateKey(p, q, proof=modulus_proof.prove(p, q))
+    monkeypatch.setattr("secagg.cli.paillier.generate", lambda *_, **__: secret)
+    secagg_does("paillier", "keygen", "--rounds", "--out", "keys")
+    deal = ("--holders", 3, "--threshold", 2)
+    secagg_does("paillier", "split", "--key", "keys/private.key", *deal, "--out", "dealt")
+    for name in ("server", *SITES, *HOLDERS):
+        secagg_does("keygen", name, "--out", f"{name}.key")
+    sites = [word for name in SITES for word in ("--site", f"{name}.key.pub")]
+    holders = [word for name in HOLDERS for word in ("--holder", f"{name}.key.pub")]
+    build = ("roster", "build", "--server", "server.key.pub", *sites)
+    plan = ("plan", "--length", LENGTH, "--integers", 0, 100, "--key", "dealt/public.key")
+    assert "4 sites, epoch 0" in secagg_does(*build, "--out", "without.toml").stdout
+    told = secagg_does(*plan, "--roster", "without.toml", "--toml", "no.toml", code=3).stderr
+    assert "[key-holders]; hint: " in told
+    assert "roster build --holder" in told
+    told = secagg_does(*build, *holders, "--out", "roster.toml").stdout
+    assert "4 sites, 3 holders, epoch 0" in told
+    assert "holder 1" in secagg_does("roster", "show", "roster.toml").stdout
+    secagg_does(*plan, "--roster", "roster.toml", "--toml", "plan.toml")
+
+    def start(name, *more, code=0):
+        common = ("--plan", "plan.toml", "--session", "files", "--round", 0)
+        line = ("party", "start", f"at-{name}", "--identity", f"{name}.key", *common, *more)
+        return secagg_does(*line, code=code)
+
+    for name in ("server", *SITES):
+        start(name)
+    # Holder i of the roster has share i and no other.
+    wrong = start(HOLDERS[0], "--share", "dealt/share-2.key", code=2)
+    assert "[own-share]" in wrong.stderr
+    for number, name in enumerate(HOLDERS, start=1):
+        start(name, "--share", f"dealt/share-{number}.key")
+
+    def do(command, name, *words):
+        secagg_does("party", command, f"at-{name}", *words, "--identity", f"{name}.key")
+
+    def mail(name):
+        """Give a party all that was ever sent to it, in the order of the names, as ``*`` does."""
+        found = tmp_path.glob(f"at-*/outbox/*-to-{name}.msg")
+        do("receive", name, *sorted(found, key=lambda path: path.name))
+
+    for number, name in enumerate(SITES):
+        np.save(f"{name}.npy", np.arange(LENGTH) + number)
+        do("submit", name, f"{name}.npy")
+    mail("server")
+    do("close", "server")
+    for name in HOLDERS[1:]:  # the first one is away
+        mail(name)
+    mail("server")
+    do("close", "server")
+    mail("a")
+    for name in ("server", "a"):
+        with np.load(tmp_path / f"at-{name}" / "result.npz") as data:
+            assert np.array_equal(data["sum"], 4 * np.arange(LENGTH) + 6)
 
 
 def test_roles_keep_to_their_commands(tmp_path):

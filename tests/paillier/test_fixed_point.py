@@ -209,3 +209,19 @@ def test_signed_representatives(bits):
             got = signed(np.array(values, lane), bits)
             assert got.dtype == np.int64
             assert got.tolist() == [0, half - 1, -half, -1]
+
+
+@pytest.mark.parametrize("most", [0, -1, 2**32 + 1, 1.0, True, "x", None])
+def test_a_bound_of_weights_is_an_integer(most):
+    assert refused("precision", PlanError, POINT.bits, most).field == "most"
+
+
+def test_arguments_of_another_type_are_named():
+    error = refused("arguments", MisuseError, POINT.encode, np.zeros(60), None)
+    assert "layout: a Layout is needed, not None" in str(error)
+    sums = np.zeros(3, np.uint64)
+    for ring, bits in (
+        (None, 8), ([0], 8), (sums.astype(float), 8),
+        (sums, 0), (sums, 65), (sums, 8.0), (sums, None),
+    ):  # fmt: skip
+        refused("arguments", MisuseError, POINT.decode, ring, bits)

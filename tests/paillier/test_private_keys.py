@@ -45,6 +45,8 @@ BAD_PRIMES = [
     (P, prime_after(2**510), "private-length"),
     (P, -Q, "private-length"),
     (0, 0, "private-length"),
+    (7, 7, "private-length"),
+    (2**127 - 1, 2**127 - 735, "private-length"),
     (prime_after(2**511 + 2**500), prime_after(2**511 + 2**501), "private-length"),
     (prime_after(3 * 2**510), prime_after(3 * 2**510 + 2**411), "private-close"),
     (P, P, "private-close"),
@@ -186,3 +188,11 @@ def test_a_key_is_generated():
     assert key.safe
     assert seen == sorted(seen)
     assert key.decrypt_int(key.public.encrypt_int(17)) == 17
+
+
+@pytest.mark.parametrize("bits", [2048.0, "2048", None, True, 1024])
+def test_only_some_lengths_are_generated(monkeypatch, bits):
+    monkeypatch.setattr(keys.primes, "safe_primes", None)
+    with pytest.raises(PlanError) as refused:
+        generate(bits)
+    assert refused.value.rule == "modulus-bits"

@@ -651,3 +651,29 @@ def test_a_fault_of_the_arithmetic_does_not_leave_the_host(monkeypatch):
         threshold.partial(share, rows, context=CONTEXT)
     assert type(caught.value) is SecAggError
     assert len(calls) > 1
+
+
+def test_arguments_of_another_type_are_named():
+    key, shares = dealt()
+    rows, _ = ciphertexts()
+    for says, call in (
+        (
+            "private: a PrivateKey is needed, not a PublicKey",
+            lambda: threshold.split(private_key(1024).public, 3, 2),
+        ),
+        (
+            "share: a KeyShare is needed, not a PublicKey",
+            lambda: threshold.partial(key, rows, context=CONTEXT),
+        ),
+        (
+            "key: a PublicKey is needed, not a KeyShare",
+            lambda: threshold.check_partial(
+                shares[0], 1, rows, rows, b"", context=CONTEXT, sender="h1"
+            ),
+        ),
+        ("key: a PublicKey is needed, not None", lambda: threshold.combine(None, {1: rows})),
+        ("shares: a Mapping is needed, not a list", lambda: threshold.combine(key, [rows])),
+    ):
+        with pytest.raises(MisuseError) as caught:
+            call()
+        assert str(caught.value) == f"{says} [arguments]"

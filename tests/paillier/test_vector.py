@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 from dataclasses import FrozenInstanceError, replace
@@ -16,7 +17,9 @@ from secagg_protocols.errors import DecodeError, MisuseError, PeerError, SecAggE
 from secagg_protocols.paillier import PrivateKey, vector
 from secagg_protocols.paillier.packing import Layout
 from secagg_protocols.paillier.vector import (
+    _MOST_HEADER,
     MOST_CONTEXT,
+    MOST_PARTS,
     Ciphertexts,
     encrypt,
     open_with,
@@ -102,7 +105,7 @@ def test_a_weighted_sum_over_sites_is_that_of_integers(data):
         sum(w * v for w, v in zip(weights, column, strict=True)) % modulus
         for column in zip(*vectors, strict=True)
     ]
-    opened = open_with(private_key(), total)
+    opened = open_with(private_key(), total, single=len(weights) == 1)
     assert opened.dtype == np.uint64
     assert opened.tolist() == want
     # And the integers inside, by another program.
@@ -136,9 +139,8 @@ def test_encrypting_goes_in_batches(monkeypatch):
     layout = Layout(32, 10, 140, BITS)  # five rows
     one = encrypt(public_key(), ring(3, layout), layout, progress=done.append)
     assert done == [2, 4, 5]
-    assert open_with(private_key(), one, progress=opened.append).tolist() == (
-        ring(3, layout).tolist()
-    )
+    found = open_with(private_key(), one, single=True, progress=opened.append)
+    assert found.tolist() == ring(3, layout).tolist()
     assert opened == [2, 4, 5]
     assert one.scale(2, progress=scaled.append).count == 2
     assert scaled[-1] == 5
@@ -146,9 +148,9 @@ def test_encrypting_goes_in_batches(monkeypatch):
 
 def test_two_threads_give_the_same_sum():
     x = ring(4)
-    one = encrypt(public_key(), x, LAYOUT, threads=2)
-    total = Ciphertexts.sum_of([one, one.scale(2, threads=2)], threads=2)
-    total = total.rerandomise(threads=2).add(one, threads=2)
+    one, other, third = (encrypt(public_key(), x, LAYOUT, threads=2) for _ in range(3))
+    total = Ciphertexts.sum_of([one, other.scale(2, threads=2)], threads=2)
+    total = total.rerandomise(threads=2).add(third, threads=2)
     want = (4 * x.astype(np.uint64)) % 2**32
     assert np.array_equal(open_with(private_key(), total, threads=2), want)
 
@@ -160,6 +162,7 @@ def test_encryption_is_fresh_and_rerandomising_too(one):
     assert not set(numbers(one.rows)) & set(numbers(new.rows))
     assert decrypted(new.rows) == decrypted(again.rows) == decrypted(one.rows)
     assert (new.count, new.context, new.places) == (one.count, one.context, one.places)
+    assert new.parts == one.parts != again.parts
 
 
 def test_a_sum_of_one_and_a_product_with_one_change_nothing(one):
@@ -171,7 +174,7 @@ def test_a_sum_of_one_and_a_product_with_one_change_nothing(one):
 
 def test_a_vector_never_changes(one):
     before = one.rows.copy()
-    one.add(one)
+    one.add(named(one, 1))
     one.scale(3)
     assert np.array_equal(one.rows, before)
     with pytest.raises(ValueError, match="read-only"):
@@ -186,9 +189,103 @@ def test_ring_lanes_may_be_wider_and_strided():
     x = ring(5)
     wide = np.zeros((60, 2), np.uint64)
     wide[:, 0] = x
-    assert open_with(private_key(), encrypt(public_key(), wide[:, 0], LAYOUT)).tolist() == (
-        x.tolist()
+    made = encrypt(public_key(), wide[:, 0], LAYOUT)
+    assert open_with(private_key(), made, single=True).tolist() == x.tolist()
+
+
+def named(one, number, **changes):
+    """The same rows under another name, as if they came from elsewhere."""
+    return replace(one, parts=(number.to_bytes(16),), **changes)
+
+
+# --- which vectors are in a sum ---
+def test_a_sum_names_the_vectors_in_it(one):
+    """The names, by hashlib alone; weights and fresh rows leave them."""
+    two = fresh(2, context=b"round 7", places=5)
+    names = sorted(
+        hashlib.sha256(b"".join(c.to_bytes(256, "little") for c in numbers(v.rows))).digest()[:16]
+        for v in (one, two)
     )
+    assert sorted((*one.parts, *two.parts)) == names
+    for total in (one.add(two), two.scale(3).add(one.rerandomise())):
+        assert total.parts == tuple(names)
+        assert Ciphertexts.from_bytes(public_key(), total.to_bytes()).parts == tuple(names)
+
+
+def test_a_vector_is_added_once(one):
+    two, three = named(one, 2), named(one, 3)
+    total = one.add(two)
+    for again in (one, two, two.scale(2), two.rerandomise(), two.add(three)):
+        refused("parts", MisuseError, total.add, again)
+        refused("parts", MisuseError, again.add, total)
+        refused("parts", MisuseError, Ciphertexts.sum_of, iter([three, one, two, again]))
+    assert len(total.add(three).parts) == 3
+
+
+def test_one_vector_is_opened_only_where_it_is_asked_for(one):
+    x = ring()
+    for weight in (1, 2):
+        alone = fresh(weight=weight)
+        for each in (alone, alone.rerandomise(), Ciphertexts.sum_of([alone])):
+            error = refused("parts", MisuseError, open_with, private_key(), each)
+            assert "one site's vector and no sum; add first" in str(error)
+        assert np.array_equal(
+            open_with(private_key(), alone, single=True), x.astype(np.uint64) * weight % 2**32
+        )
+    # A sum with room for one vector is that vector.
+    layout = replace(LAYOUT, most=1)
+    assert open_with(private_key(), encrypt(public_key(), x, layout)).tolist() == x.tolist()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (bytes(15),),
+        (bytes(17),),
+        (b"",),
+        ("0123456789abcdef",),
+        [bytes(16)],
+        None,
+        (b"b" * 16, b"a" * 16),
+        (b"a" * 16, b"a" * 16),
+        tuple(bytes([i]) * 16 for i in range(4)),
+    ],
+)
+def test_names_that_cannot_be_are_refused(one, parts):
+    """Of another size or type, unsorted, twice, or more than the weights allow (3)."""
+    refused("parts", MisuseError, replace, one, count=3, parts=parts)
+
+
+def test_the_number_of_vectors_is_bounded_and_fits_the_header(one):
+    layout = replace(LAYOUT, most=2**32, length=30)
+    wide = encrypt(public_key(), ring(1, layout), layout, context=bytes(64), places=1022)
+    names = [(i + 1).to_bytes(16) for i in range(MOST_PARTS + 1)]
+    full = replace(wide, count=2**32, parts=tuple(names[:-1]))
+    data = full.to_bytes()
+    assert Ciphertexts.from_bytes(public_key(), data).parts == full.parts
+    assert len(data) - full.rows.nbytes - 9 <= _MOST_HEADER
+    refused("parts", MisuseError, replace, wide, count=2**32, parts=tuple(names))
+    some = replace(wide, count=MOST_PARTS, parts=tuple(names[:-1]))
+    refused("parts", MisuseError, some.add, wide)
+
+
+def test_arguments_of_another_type_are_named(one):
+    key, private = public_key(), private_key()
+    for says, call in (
+        ("key: a PublicKey is needed, not a PrivateKey", lambda: encrypt(private, ring(), LAYOUT)),
+        ("key: a PublicKey is needed, not None", lambda: encrypt(None, ring(), LAYOUT)),
+        ("layout: a Layout is needed, not None", lambda: encrypt(key, ring(), None)),
+        ("private: a PrivateKey is needed, not a PublicKey", lambda: open_with(key, one)),
+        ("private: a PrivateKey is needed, not None", lambda: open_with(None, one)),
+        ("ciphertexts: a Ciphertexts is needed, not None", lambda: open_with(private, None)),
+        ("key: a PublicKey is needed, not a bytes", lambda: Ciphertexts.from_bytes(b"", key)),
+        ("layout: a Layout is", lambda: Ciphertexts.from_bytes(key, one.to_bytes(), layout=7)),
+        ("vectors: a Ciphertexts is needed, not None", lambda: one.add(None)),
+        ("vectors: a Ciphertexts is needed, not None", lambda: Ciphertexts.sum_of([one, None])),
+        ("vectors: an Iterable is needed, not None", lambda: Ciphertexts.sum_of(None)),
+        ("layout: a Layout is needed, not None", lambda: replace(one, layout=None)),
+    ):
+        assert says in str(refused("arguments", MisuseError, call))
 
 
 # --- refusals of sums ---
@@ -205,23 +302,25 @@ def test_vectors_that_do_not_belong_together_are_refused(one):
     ):
         refused(rule, MisuseError, one.add, other)
         refused(rule, MisuseError, other.add, one)
-        refused(rule, MisuseError, Ciphertexts.sum_of, [one, one, other])
+        refused(rule, MisuseError, Ciphertexts.sum_of, [one, named(one, 1), other])
     refused("count", MisuseError, Ciphertexts.sum_of, [])
 
 
 def test_a_sum_that_could_overflow_is_refused_before_it_is_computed(one, monkeypatch):
     six = replace(one, count=6)
-    assert six.add(replace(one, count=4)).count == 10
+    assert six.add(named(one, 4, count=4)).count == 10
     assert replace(one, count=5).scale(2).count == 10
     drawn = []
 
     def stream():
-        for count in (4, 4, 4, 4):
-            drawn.append(count)
-            yield replace(one, count=count)
+        for number in range(4):
+            drawn.append(4)
+            yield named(one, number, count=4)
 
     refused("count", MisuseError, Ciphertexts.sum_of, stream())
     assert drawn == [4, 4, 4]
+
+    named_five = named(one, 5)
 
     class Untouched:
         def product(self, start):
@@ -229,7 +328,7 @@ def test_a_sum_that_could_overflow_is_refused_before_it_is_computed(one, monkeyp
             return self
 
     monkeypatch.setattr(type(one.key), "squares", Untouched())
-    refused("count", MisuseError, six.add, replace_unchecked(one, count=5))
+    refused("count", MisuseError, six.add, replace_unchecked(named_five, count=5))
     refused("count", MisuseError, six.scale, 2)
     refused("count", MisuseError, one.scale, 11)
     refused("count", MisuseError, one.scale, 2**80)
@@ -345,23 +444,21 @@ def test_plaintexts_that_no_sum_has_are_refused():
         plain = [0, 0, 0]
         plain[row] = value
         rows, _ = key.encrypt_rows(words(plain, key.words))
-        error = refused(
-            "slot-range", PeerError, open_with, private_key(), Ciphertexts(key, rows, LAYOUT)
-        )
+        made = Ciphertexts(key, rows, LAYOUT)
+        error = refused("slot-range", PeerError, open_with, private_key(), made, single=True)
         assert f"row {row} " in str(error)
     full = encrypt(key, np.full(60, 2**31 - 1, np.uint32), LAYOUT)
-    assert open_with(private_key(), full).tolist() == [2**31 - 1] * 60
+    assert open_with(private_key(), full, single=True).tolist() == [2**31 - 1] * 60
     doubled = replace(full.scale(2), count=1)
-    refused("slot-range", PeerError, open_with, private_key(), doubled)
+    refused("slot-range", PeerError, open_with, private_key(), doubled, single=True)
 
 
 def test_the_row_is_counted_from_the_start_of_the_vector(monkeypatch):
     monkeypatch.setattr(vector, "BATCH", 1)
     key = public_key()
     rows, _ = key.encrypt_rows(words([0, 0, 1 << 1000], key.words))
-    error = refused(
-        "slot-range", PeerError, open_with, private_key(), Ciphertexts(key, rows, LAYOUT)
-    )
+    made = Ciphertexts(key, rows, LAYOUT)
+    error = refused("slot-range", PeerError, open_with, private_key(), made, single=True)
     assert "row 2 " in str(error)
 
 
@@ -413,7 +510,8 @@ def test_bytes_by_hand(one):
     """The format, written with nothing of the package's."""
     prefix, header, rows = split(one.to_bytes())
     assert prefix[:5] == b"SAPV\x01"
-    assert header == [one.key.digest, 32, 10, 60, 1024, 1, 5, b"round 7"]
+    name = hashlib.sha256(rows).digest()[:16]
+    assert header == [one.key.digest, 32, 10, 60, 1024, 1, 5, b"round 7", [name]]
     assert rows == b"".join(c.to_bytes(256, "little") for c in numbers(one.rows))
     assert joined(header, rows) == one.to_bytes()
 
@@ -425,7 +523,7 @@ def test_what_was_read_is_not_the_callers_to_change(one):
     assert np.array_equal(back.rows, one.rows)
 
 
-FIELDS = ["key", "bits", "most", "length", "key_bits", "count", "places", "context"]
+FIELDS = ["key", "bits", "most", "length", "key_bits", "count", "places", "context", "parts"]
 
 
 @pytest.mark.parametrize(
@@ -460,6 +558,11 @@ FIELDS = ["key", "bits", "most", "length", "key_bits", "count", "places", "conte
         ("places", "5", "header"),
         ("context", bytes(65), "context"),
         ("context", "round 7", "header"),
+        ("parts", [], "parts"),
+        ("parts", [bytes(15)], "parts"),
+        ("parts", [bytes(16), bytes(16)], "parts"),
+        ("parts", ["text"], "header"),
+        ("parts", bytes(16), "header"),
     ],
 )
 def test_a_header_that_is_refused_by_itself(one, field, value, rule):
@@ -488,6 +591,8 @@ def replaced(header, field, value):
 def test_a_header_that_fits_the_rows_is_refused_by_the_others(one, field, value, rule):
     """Nothing is authenticated, but what does not agree with one's own vector does not add."""
     _, header, rows = split(one.to_bytes())
+    # Under another name: it is no copy.
+    header = replaced(header, "parts", [bytes(16)])
     other = decode(joined(replaced(header, field, value), rows))
     refused(rule, MisuseError, one.add, other)
     if rule == "layout":
@@ -539,7 +644,7 @@ def test_lengths_that_do_not_fit_are_refused(one):
     bad("frame", joined(header, rows, magic=b"SAPV\x02"))
     bad("frame", joined(header, rows, magic=b"SAPW\x01"))
     bad("frame", b"SAPV\x01" + struct.pack("<I", 2**32 - 1) + data[9:])
-    bad("frame", joined(bytes(1025), rows))
+    bad("frame", joined(bytes(_MOST_HEADER + 1), rows))
     bad("frame", "text")
     bad("frame", memoryview(data)[::2])
 

@@ -203,3 +203,33 @@ def test_a_disk_that_fails_at_any_call_charges_once_and_sends_one_input() -> Non
         (again,) = party.submit(x)
         assert again.data == send.data
         assert book.spent() == spent
+
+
+def test_colluding_holders_without_a_key_are_no_masked_plan() -> None:
+    roster = people(4, 3)[0]
+    fields: dict[str, Any] = {"length": 3, "stages": (secagg.Integers(0, 9),), "colluding": 1}
+    fields |= {"threat": "malicious-server", "max_dropouts": 0}
+    assert isinstance(secagg.Plan.recommend(roster, **fields).protocol, secagg.MaskedSum)
+    with pytest.raises(secagg.PlanError) as caught:
+        secagg.Plan.recommend(roster, **fields, key=None, colluding_holders=0)
+    assert (caught.value.rule, caught.value.field) == ("paillier-fields", "key")
+
+
+@pytest.mark.parametrize(
+    "drop", [{"input": ["h1"]}, {"reveal": ["s1"]}, {"share": ["s1"]}, {"reveal": ["stranger"]}]
+)
+def test_a_schedule_names_what_a_party_sends(drop: dict[int | str, list[str]]) -> None:
+    with pytest.raises(secagg.MisuseError) as caught:
+        secagg.aggregate(make_plan(), {}, drop=drop)
+    assert caught.value.rule in {"drop-schedule", "roster-member"}
+
+
+def test_a_wrong_share_is_told_apart_without_a_secret() -> None:
+    plan = make_plan()
+    shares = shares_of(plan)
+    common: dict[str, Any] = {"session": "s", "round": 0, "model": b"", "floors": None}
+    common |= {"journal": secagg.MemoryJournal()}
+    with pytest.raises(secagg.MisuseError, match=r"share 1 of .* given share 2 of") as caught:
+        secagg.holder(plan, "h0", share=shares["h1"], identity=people(4, 3)[1]["h0"], **common)
+    assert caught.value.rule == "own-share"
+    assert str(shares["h1"].secret) not in str(caught.value)

@@ -37,6 +37,7 @@ SHORT_EXPONENT: Final = 512
 MOST_HOLDERS: Final = 64
 #: A proof about a modulus is far below this; the limit bounds what a peer makes one hash.
 MOST_PROOF: Final = 1 << 20
+_LEAST_PRODUCT: Final = 256
 
 _LABEL: Final = b"secagg paillier key v1"
 _MAGIC: Final = "secagg paillier public key 1"
@@ -367,6 +368,9 @@ class PrivateKey:
         proof: bytes = b"",
         knowledge_proofs: bool = True,
     ) -> None:
+        if type(p) is int and type(q) is int and (p * q).bit_length() < _LEAST_PRODUCT:
+            # Whether primes are far enough apart has no meaning below.
+            raise modulus.refusal("p and q are far too short for a key", "private-length")
         modulus.check_primes(p, q, BITS[-1], safe=safe)
         self.p: Final = p
         self.q: Final = q
@@ -476,7 +480,8 @@ def generate(
     ``progress`` gets the number of candidates tested so far, from time to time; a key of 3072 bits
     takes ten seconds on average with GMP, and a few minutes without.
     """
-    if bits not in BITS:
+    # 2048.0 equals 2048, and would fail later.
+    if type(bits) is not int or bits not in BITS:
         raise modulus.refusal(f"a modulus has {', '.join(map(str, BITS))} bits", "modulus-bits")
     p, q = primes.safe_primes(bits, progress=progress)
     proof = modulus_proof.prove(p, q)

@@ -39,6 +39,7 @@ from secagg_native import paillier as native
 
 from ..errors import MisuseError, PeerError, PlanError, SecAggError
 from ..keys import digest_of, hkdf
+from ._arguments import check_type
 from ._weights import (
     check_ciphertexts,
     check_context,
@@ -167,8 +168,9 @@ def split(private: PrivateKey, holders: int, threshold: int) -> tuple[PublicKey,
     1/p + 1/q + 1/p' + 1/q'.
 
     Raises :class:`PlanError`: ``key-types``, ``key-threshold``, or ``private-safe`` for primes
-    that are not known to be safe.
+    that are not known to be safe. Raises :class:`MisuseError` (``arguments``) for no private key.
     """
+    check_type("private", private, PrivateKey)
     public = private.public
     if not private.safe:
         raise PlanError("only a key of safe primes is split", rule="private-safe", field="key")
@@ -230,6 +232,7 @@ def partial(
     Raises :class:`DecodeError` (``ciphertext``) for a row that is no ciphertext,
     :class:`MisuseError` for no rows, and :class:`SecAggError` where the arithmetic failed.
     """
+    check_type("share", share, KeyShare)
     key, squares = share.public, share.public.squares
     check_context(context)
     rows = check_ciphertexts(key, rows)
@@ -260,6 +263,7 @@ def check_partial(
     ``sender`` for a share or a proof that is wrong; :class:`MisuseError` for an index that nobody
     has; for ``rows``, which are the caller's, as :func:`partial`.
     """
+    check_type("key", key, PublicKey)
     check_context(context)
     _check_index(key, index)
     rows = check_ciphertexts(key, rows)
@@ -379,6 +383,8 @@ def combine(
     the shares do not fit together, :class:`MisuseError` for another number of holders, for an
     index that nobody has and for shares of unequal shapes.
     """
+    check_type("key", key, PublicKey)
+    check_type("shares", shares, Mapping)
     if not key.verification:
         raise MisuseError("this key was not split", rule="combine")
     if len(shares) != key.threshold:

@@ -5,7 +5,8 @@ who exchange files. Whoever adds sees how often and with which weights, but no v
 the private key sees every vector that reaches it unadded.
 
 Nothing here is authenticated. Bytes are checked to be ciphertexts of the key under one layout, and
-not to come from the site that they should come from.
+not to come from the site that they should come from. A sum names the vectors in it, so that one
+that is added twice or opened alone is found: an honest mistake, since that is a claim as well.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from secagg_native.paillier import from_words, to_words
 
 from ..errors import DecodeError, MisuseError, PeerError, PlanError
 from ..wire import Buffer, Header, decode_header, encode_header, flat_view
+from ._arguments import check_type
+from ._parts import MOST_PARTS, PART_SIZE, check_apart, check_parts, name_of
 from .keys import PrivateKey, PublicKey
-from .packing import Layout, SlotRangeError, Words
+from .packing import MOST_WEIGHT, Layout, SlotRangeError, Words
 
 Progress = Callable[[int], None]
 
@@ -37,7 +40,8 @@ BATCH: Final = 1024
 
 _MAGIC: Final = b"SAPV\x01"
 _PREFIX: Final = struct.Struct("<5sI")
-_MOST_HEADER: Final = 1024
+#: msgpack takes two bytes more for each digest; all other fields are below 1 KiB.
+_MOST_HEADER: Final = 1024 + MOST_PARTS * (PART_SIZE + 2)
 _MOST_LEVELS: Final = 1 << 62
 
 
@@ -52,6 +56,7 @@ class _Header(Header, frozen=True, array_like=True, forbid_unknown_fields=True):
     count: int
     places: int
     context: bytes
+    parts: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +70,13 @@ class Ciphertexts:
     context: up to 64 bytes that say which sum this is for; only equal ones add.
     places: binary places of the reals that the elements encode (:class:`FixedPoint`), 0 for
         integers. All vectors of a sum have the same, so it tells nothing of the values.
+    parts: names of the vectors that were added, sorted; none is there twice. The name of a vector
+        is the first 16 bytes of SHA-256 over its rows when it was encrypted. Where none is given,
+        this is a new vector. At most 65,536, and not more than ``count``.
 
     Raises :class:`MisuseError` naming the broken rule (``key-use`` for a key whose ciphertexts come
-    with proofs, ``layout``, ``count``, ``context``, ``precision``), and :class:`DecodeError`
-    (``ciphertext``) where a row is 0, not below n^2 or shares a factor with n.
+    with proofs, ``layout``, ``count``, ``context``, ``precision``, ``parts``, ``arguments``), and
+    :class:`DecodeError` (``ciphertext``) where a row is 0, not below n^2 or shares a factor with n.
     """
 
     key: PublicKey = field(repr=False)
@@ -77,6 +85,7 @@ class Ciphertexts:
     count: int = 1
     context: bytes = b""
     places: int = 0
+    parts: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _check_use(self.key)
@@ -90,12 +99,16 @@ class Ciphertexts:
         rows = np.ascontiguousarray(self.rows).view()
         rows.flags.writeable = False
         object.__setattr__(self, "rows", rows)
+        if self.parts == ():
+            object.__setattr__(self, "parts", (name_of(rows),))
+        check_parts(self.parts, self.count)
 
     def add(self, other: Ciphertexts, *, threads: int = 1) -> Ciphertexts:
         """The encrypted sum of both vectors.
 
         Raises :class:`MisuseError` where they do not belong together (``key``, ``layout``,
-        ``context``, ``precision``) and where the weights would exceed the layout (``count``).
+        ``context``, ``precision``), where the weights would exceed the layout (``count``), and
+        where one vector is in both (``parts``).
         """
         return Ciphertexts.sum_of((self, other), threads=threads)
 
@@ -107,19 +120,25 @@ class Ciphertexts:
         before it is added.
         """
         _check_threads(threads)
+        check_type("vectors", vectors, Iterable)
         first = total = product = None
+        parts: set[bytes] = set()
         for each in vectors:
+            check_type("vectors", each, Ciphertexts)
             if first is None or total is None or product is None:
                 first, total = each, each.count
+                parts.update(each.parts)
                 product = each.key.squares.product(each.rows)
                 continue
             _check_together(first, each)
             total += each.count
+            check_apart(parts, each.parts)
             _check_count(first.layout, total)
+            parts.update(each.parts)
             product.multiply(each.rows, threads=threads)
         if first is None or total is None or product is None:
             raise MisuseError("there is nothing to add", rule="count")
-        return replace(first, rows=product.value(), count=total)
+        return replace(first, rows=product.value(), count=total, parts=tuple(sorted(parts)))
 
     def scale(
         self, weight: int, *, threads: int = 1, progress: Progress | None = None
@@ -137,7 +156,7 @@ class Ciphertexts:
     def rerandomise(self, *, threads: int = 1) -> Ciphertexts:
         """Fresh ciphertexts of the same vector. It costs as much as encrypting.
 
-        A sum follows from its addends, so whoever saw them recognises it; not the fresh ones.
+        Rows of a sum follow from its addends; fresh ones do not. ``parts`` stay, and name them.
         """
         _check_threads(threads)
         return replace(self, rows=self.key.rerandomise(self.rows, threads=threads))
@@ -154,6 +173,7 @@ class Ciphertexts:
                 count=self.count,
                 places=self.places,
                 context=self.context,
+                parts=self.parts,
             )
         )
         rows = self.rows.astype("<u8", copy=False)
@@ -171,11 +191,13 @@ class Ciphertexts:
         """The vector in ``data``, encrypted under ``key``; of ``layout`` where one is expected.
 
         Raises :class:`DecodeError` naming ``sender`` and the rule: ``frame``, ``header``,
-        ``key``, ``layout``, ``count``, ``context``, ``precision``, ``ciphertext``. What is in the
-        header is the sender's claim. Raises :class:`MisuseError` (``key-use``) for a key under
-        which nothing is added by hand: that is nobody's fault but the caller's.
+        ``key``, ``layout``, ``count``, ``context``, ``precision``, ``parts``, ``ciphertext``. What
+        is in the header is the sender's claim. Raises :class:`MisuseError` (``key-use``) for a key
+        under which nothing is added by hand, and (``arguments``) for arguments of another type.
         """
         _check_use(key)
+        if layout is not None:
+            check_type("layout", layout, Layout)
         try:
             return cls._decode(key, data, layout)
         except (DecodeError, MisuseError, PlanError) as error:
@@ -207,9 +229,11 @@ class Ciphertexts:
                 rule="frame",
             )
         rows = np.frombuffer(view, "<u8", offset=start).reshape(found.rows, width)
+        if not header.parts:
+            raise DecodeError("the header names no vector", rule="parts")
         # A copy: aligned, in the order of this machine, and nobody else's to change.
         copied = np.array(rows, dtype=np.uint64)
-        return cls(key, copied, found, header.count, header.context, header.places)
+        return cls(key, copied, found, header.count, header.context, header.places, header.parts)
 
 
 def encrypt(
@@ -231,7 +255,7 @@ def encrypt(
     progress: called with the number of rows that are done, from time to time.
 
     Raises :class:`MisuseError`: ``input-dtype``, ``input-shape``, ``input-range`` (of the ring),
-    ``layout``, ``count``, ``context``, ``precision``, ``key-use``.
+    ``layout``, ``count``, ``context``, ``precision``, ``key-use``, ``arguments``.
     """
     _check_threads(threads)
     _check_use(key)
@@ -257,18 +281,26 @@ def open_with(
     private: PrivateKey,
     ciphertexts: Ciphertexts,
     *,
+    single: bool = False,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.uint64]:
     """The vector modulo 2^bits, uint64 [length]: the weighted sum of what was encrypted.
 
-    Raises :class:`MisuseError` (``key``) for another key's ciphertexts, and :class:`PeerError`
+    single: open one site's vector too, which is no sum, where the layout has room for more.
+
+    Raises :class:`MisuseError` (``key``) for another key's ciphertexts, (``parts``) for a single
+    vector unless it was asked for, (``arguments``) for other types, and :class:`PeerError`
     (``slot-range``) where a plaintext is none that a sum of this layout and count can have: then
     something was encrypted that is no vector, or the header does not belong to the rows.
     """
     _check_threads(threads)
+    check_type("private", private, PrivateKey)
+    check_type("ciphertexts", ciphertexts, Ciphertexts)
     if private.public.digest != ciphertexts.key.digest:
         raise MisuseError("these are encrypted under another key", rule="key")
+    if not single:
+        check_sum(ciphertexts)
     layout = ciphertexts.layout
     out = np.empty(layout.length, np.uint64)
     for start in range(0, layout.rows, BATCH):
@@ -282,6 +314,15 @@ def open_with(
         if progress is not None:
             progress(stop)
     return out
+
+
+def check_sum(vector: Ciphertexts) -> None:
+    """Raise :class:`MisuseError` (``parts``) for one site's vector, which is no sum.
+
+    It passes where the layout has room for no other. The number of vectors is a claim.
+    """
+    if len(vector.parts) == 1 < vector.layout.most:
+        raise MisuseError("one site's vector and no sum; add first", rule="parts")
 
 
 def signed(ring: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int64]:
@@ -331,12 +372,16 @@ class FixedPoint:
     def bits(self, most: int) -> int:
         """Least bits of a ring in which no sum with weights of up to ``most`` wraps.
 
-        Raises :class:`PlanError` (``precision``) where that is more than 64.
+        Raises :class:`PlanError` (``precision``) where that is more than 64, and for another
+        ``most`` than an integer from 1 to 2^32.
         """
+        if type(most) is not int or not 1 <= most <= MOST_WEIGHT:
+            raise PlanError(f"an integer from 1 to {MOST_WEIGHT}", rule="precision", field="most")
         found = (most * self.levels).bit_length() + 1
         if found > 64:
             raise PlanError(
-                f"sums need {found} bits, a ring has 64: choose fewer places or a lower limit",
+                f"sums need {found} bits, a ring has 64: choose fewer places, a lower limit or "
+                "fewer sites",
                 rule="precision",
                 field="places",
             )
@@ -352,8 +397,12 @@ class FixedPoint:
         """
         if not isinstance(x, np.ndarray) or x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
             raise MisuseError("a vector has integers or floats up to 64 bits", rule="input-dtype")
+        check_type("layout", layout, Layout)
         if x.shape != (layout.length,):
-            raise MisuseError(f"a vector of {layout.length} numbers", rule="input-shape")
+            raise MisuseError(
+                f"a vector of {layout.length} numbers is needed, not an array of shape {x.shape}",
+                rule="input-shape",
+            )
         if self.bits(layout.most) > layout.bits:
             raise MisuseError(
                 f"a sum could wrap: it needs {self.bits(layout.most)} bits, and the ring has "
@@ -379,7 +428,13 @@ class FixedPoint:
         return x.astype(np.int64) << np.int64(min(self.places, 63))
 
     def decode(self, ring: npt.NDArray[Any], bits: int) -> npt.NDArray[np.float64]:
-        """Sums as float64: exact up to 2^53 multiples, and correctly rounded above."""
+        """Sums as float64: exact up to 2^53 multiples, and correctly rounded above.
+
+        Raises :class:`MisuseError` (``arguments``) for anything but integers and 1 to 64 bits.
+        """
+        check_type("ring", ring, np.ndarray)
+        if ring.dtype.kind not in "iu" or type(bits) is not int or not 1 <= bits <= 64:
+            raise MisuseError("an array of integers, and 1 to 64 bits of each", rule="arguments")
         return np.ldexp(signed(ring, bits).astype(np.float64), -self.places)
 
 
@@ -393,7 +448,10 @@ def _ring(ring: object, layout: Layout) -> npt.NDArray[Any]:
     if not isinstance(ring, np.ndarray) or ring.dtype not in (np.uint16, np.uint32, np.uint64):
         raise MisuseError("elements are uint16, uint32 or uint64", rule="input-dtype")
     if ring.shape != (layout.length,):
-        raise MisuseError(f"a vector of {layout.length} elements", rule="input-shape")
+        raise MisuseError(
+            f"a vector of {layout.length} elements, and not of shape {ring.shape}",
+            rule="input-shape",
+        )
     width = 8 * ring.dtype.itemsize
     if layout.bits > width:
         raise MisuseError(f"elements of {layout.bits} bits need wider lanes", rule="input-dtype")
@@ -424,6 +482,7 @@ def _check_count(layout: Layout, count: int) -> None:
 
 
 def _check_use(key: PublicKey) -> None:
+    check_type("key", key, PublicKey)
     if key.knowledge_proofs:
         raise MisuseError(
             "what is opened under this key comes with proofs, which vectors that are added by hand "
@@ -433,6 +492,7 @@ def _check_use(key: PublicKey) -> None:
 
 
 def _check_layout(key: PublicKey, layout: Layout) -> None:
+    check_type("layout", layout, Layout)
     if layout.key_bits != key.bits:
         raise MisuseError(
             f"a layout for keys of {layout.key_bits} bits, and this one has {key.bits}",

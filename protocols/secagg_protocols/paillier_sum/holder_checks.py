@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import EquivocationError, MisuseError, PeerError
 from ..events import Step
 from ..floors import Floors
-from ..paillier import KeyShare, PrivateKey, knowledge
+from ..paillier import KeyShare, PrivateKey, PublicKey, knowledge
 from ..paillier.keys import Words
 from ..party import Party
 from ..roster import SERVER_NAME
@@ -35,8 +35,7 @@ class HolderChecks(Party):
             fits = fits and self.share.index == place
         if not fits:
             raise MisuseError(
-                f"{self.name} needs {'its own share of ' if key.verification else ''}the private "
-                "key that belongs to the plan's public key",
+                f"{self.name} needs {_wanted(key, place)}, and was given {_given(self.share)}",
                 rule="own-share",
             )
 
@@ -112,3 +111,17 @@ class HolderChecks(Party):
 
     def _blame(self, rule: str, text: str) -> PeerError:
         return PeerError(text, rule=rule, sender=SERVER_NAME)
+
+
+def _wanted(key: PublicKey, place: int) -> str:
+    """What a holder should bring, in public terms: ids of keys and numbers of shares."""
+    what = f"share {place}" if key.verification else "all"
+    return f"{what} of the private key of {key.digest.hex()[:16]}..."
+
+
+def _given(share: object) -> str:
+    if isinstance(share, KeyShare):
+        return f"share {share.index} of {share.public.digest.hex()[:16]}..."
+    if isinstance(share, PrivateKey):
+        return f"all of {share.public.digest.hex()[:16]}..."
+    return f"a {type(share).__name__}"
