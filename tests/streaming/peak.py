@@ -20,8 +20,6 @@ import secagg
 from secagg import ClipL2, ClipLinf, Done, MemoryJournal, Quantise, Send
 from secagg_protocols import lift, wire
 from secagg_protocols.events import Send as SendEvent
-from secagg_protocols.masked_sum import client as client_module
-from secagg_protocols.masked_sum import server as server_module
 from secagg_protocols.party import Party
 from secagg_protocols.result import ring_size
 from secagg_protocols.waiting import Waiting
@@ -233,17 +231,17 @@ def kept_messages() -> None:
 
 
 def copied_sum() -> None:
-    true = server_module.lift
-    server_module.lift = lambda plan, ring: true(plan, ring.astype(np.uint64))  # type: ignore[attr-defined]
+    true = hub.lift
+    hub.lift = lambda plan, ring: true(plan, ring.astype(np.uint64))  # type: ignore[attr-defined]
 
 
 def copied_result() -> None:
-    true = client_module.lift_packed  # type: ignore[attr-defined]
+    true = site.lift_packed  # type: ignore[attr-defined]
 
     def lift_packed(plan: Any, packed: Any) -> Any:
         return lift.lift(plan, true(plan, packed).view(np.uint64).astype(plan.lane))
 
-    client_module.lift_packed = lift_packed  # type: ignore[attr-defined]
+    site.lift_packed = lift_packed  # type: ignore[attr-defined]
 
 
 def whole_results() -> None:
