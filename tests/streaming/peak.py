@@ -18,7 +18,7 @@ import numpy as np
 
 import secagg
 from secagg import ClipL2, ClipLinf, Done, MemoryJournal, Quantise, Send
-from secagg_protocols import lift, wire
+from secagg_protocols import hub, lift, site, wire
 from secagg_protocols.events import Send as SendEvent
 from secagg_protocols.party import Party
 from secagg_protocols.result import ring_size
