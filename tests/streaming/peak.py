@@ -18,7 +18,9 @@ import numpy as np
 
 import secagg
 from secagg import ClipL2, ClipLinf, Done, MemoryJournal, Quantise, Send
-from secagg_protocols import hub, lift, site, wire
+from secagg_protocols import hub as hub_module
+from secagg_protocols import lift, wire
+from secagg_protocols import site as site_module
 from secagg_protocols.events import Send as SendEvent
 from secagg_protocols.party import Party
 from secagg_protocols.result import ring_size
@@ -231,17 +233,17 @@ def kept_messages() -> None:
 
 
 def copied_sum() -> None:
-    true = hub.lift
-    hub.lift = lambda plan, ring: true(plan, ring.astype(np.uint64))  # type: ignore[attr-defined]
+    true = hub_module.lift
+    hub_module.lift = lambda plan, ring: true(plan, ring.astype(np.uint64))  # type: ignore[attr-defined]
 
 
 def copied_result() -> None:
-    true = site.lift_packed  # type: ignore[attr-defined]
+    true = site_module.lift_packed  # type: ignore[attr-defined]
 
     def lift_packed(plan: Any, packed: Any) -> Any:
         return lift.lift(plan, true(plan, packed).view(np.uint64).astype(plan.lane))
 
-    site.lift_packed = lift_packed  # type: ignore[attr-defined]
+    site_module.lift_packed = lift_packed  # type: ignore[attr-defined]
 
 
 def whole_results() -> None:
