@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secagg_native import features
 from secagg_native.paillier import from_words, to_words
 from secagg_protocols.errors import DecodeError, MisuseError, PlanError
 from secagg_protocols.keys import digest_of
-from secagg_protocols.paillier import PrivateKey, PublicKey, keys, modulus
+from secagg_protocols.paillier import PrivateKey, PublicKey, derived, keys, modulus
 from secagg_protocols.paillier.primes import primes_below
 from support.paillier_keys import prime_after, private_key, public_key, short_keys  # noqa: F401
 from support.paillier_keys import primes as fixed_primes
@@ -447,3 +448,15 @@ def test_other_ciphertexts_are_refused(value):
     with pytest.raises(DecodeError) as refused:
         private_key().decrypt_int(value)
     assert refused.value.rule == "ciphertext"
+
+
+def test_arithmetic_that_cannot_run_is_refused_by_name(monkeypatch):
+    key = public_key(2048)
+    derived.squares.cache_clear()
+    features.bigint_variant.cache_clear()
+    monkeypatch.setenv("SECAGG_BIGINT", "abacus")
+    with pytest.raises(MisuseError, match="SECAGG_BIGINT") as refused:
+        key.squares  # noqa: B018 - the access itself is under test
+    assert refused.value.rule == "kernel"
+    monkeypatch.delenv("SECAGG_BIGINT")
+    assert key.squares.variant == features.bigint_variants()[0]

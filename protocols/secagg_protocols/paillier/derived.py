@@ -7,16 +7,24 @@ import math
 from functools import lru_cache
 from typing import Final
 
+from secagg_native import features
 from secagg_native.paillier import FixedBase, Squares, from_words, to_words
 
-from ..errors import PlanError
+from ..errors import MisuseError, PlanError
 
 _LABEL: Final = b"secagg paillier base v1"
 
 
 @lru_cache(maxsize=8)
 def squares(n: int) -> Squares:
-    """Arithmetic modulo n^2."""
+    """Arithmetic modulo n^2.
+
+    Raises :class:`MisuseError` (``kernel``) where the environment asks for one that cannot run.
+    """
+    try:
+        features.bigint_variant()
+    except ValueError as error:
+        raise MisuseError(str(error), rule="kernel") from None
     return Squares(n)
 
 
