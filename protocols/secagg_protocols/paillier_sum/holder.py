@@ -18,7 +18,7 @@ from ..roster import SERVER_NAME
 from ..wire import SERVER, Buffer, Frame
 from . import messages
 from .holder_checks import HolderChecks
-from .product import Product, read_rows
+from .product import Product
 
 
 class Holder(HolderChecks):
@@ -103,6 +103,7 @@ class Holder(HolderChecks):
         except (PeerError, MisuseError) as error:
             return [Ignored(error)]
         try:
+            events: list[Event]
             passed_on = frame.kind == messages.ENCRYPTED.number
             try:
                 self._check_equivocation(frame, digest)
@@ -114,7 +115,9 @@ class Holder(HolderChecks):
                     raise
                 return [Ignored(error)]
             if passed_on:
-                events = self._on_input(frame)
+                self._on_input(frame)
+                have = len(self._product.sites)
+                events = [Progress(Step.INPUT, have, self.plan.min_survivors, self.plan.clients)]
             else:
                 header, survivors = self._request(frame)
                 try:
@@ -130,22 +133,6 @@ class Holder(HolderChecks):
             raise
         self._accepted[frame.kind, frame.sender] = digest
         return events
-
-    def _on_input(self, frame: Frame) -> list[Event]:
-        plan, site = self.plan, frame.sender
-        self._header(frame, messages.Encrypted)
-        rows, proof = read_rows(plan, self._tail(frame, messages.input_size(plan)))
-        self._check_ciphertext(site, rows)
-        self._check_knowledge(site, rows, proof)
-        self._check_repeated(site, rows)
-        try:
-            self._product.multiply(site, rows, threads=self.threads)
-        except BaseException:
-            # Interrupted half-way: what the product holds is of nobody knows whom.
-            self._end(MisuseError("multiplying was interrupted", rule="interrupted"))
-            raise
-        have = len(self._product.sites)
-        return [Progress(Step.INPUT, have, plan.min_survivors, plan.clients)]
 
     def _request(self, frame: Frame) -> tuple[messages.Open, tuple[int, ...]]:
         """What the server asks for, and the sites that it names."""

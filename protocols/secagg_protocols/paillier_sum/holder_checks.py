@@ -5,22 +5,19 @@ from __future__ import annotations
 from ..errors import EquivocationError, MisuseError, PeerError
 from ..events import Step
 from ..floors import Floors
-from ..paillier import KeyShare, PrivateKey, PublicKey, knowledge
-from ..paillier.keys import Words
-from ..party import Party
+from ..paillier import KeyShare, PrivateKey, PublicKey
 from ..roster import SERVER_NAME
 from ..wire import Frame
 from . import messages
-from .product import Product
+from .inputs import InputChecks
 
 
-class HolderChecks(Party):
+class HolderChecks(InputChecks):
     """The rules of a holder, and the state they look at."""
 
     floors: Floors | None
     share: KeyShare | PrivateKey
     _opened: bool
-    _product: Product
 
     def _check_floors(self) -> None:
         if self.floors is not None:
@@ -55,32 +52,6 @@ class HolderChecks(Party):
                 rule="equivocation",
                 sender=self._name(frame.sender),
                 digests=(known, digest),
-            )
-
-    def _check_ciphertext(self, site: int, rows: Words) -> None:
-        messages.protocol_of(self.plan).key.check_rows(rows, sender=self._name(site))
-
-    def _check_repeated(self, site: int, rows: Words) -> None:
-        others = self._product.known(rows)
-        if others:
-            suspects = {site, *(other for other in others if other >= 0)}
-            raise PeerError(
-                "a ciphertext was sent before; fresh ones never repeat",
-                rule="repeated",
-                sender=self._name(site),
-                suspects=self._names(suspects),
-            )
-
-    def _check_knowledge(self, site: int, rows: Words, proof: bytes) -> None:
-        protocol = messages.protocol_of(self.plan)
-        if protocol.knowledge_proofs:
-            knowledge.check(
-                protocol.key,
-                rows,
-                proof,
-                context=knowledge.site_context(self.contexts.round, site),
-                sender=self._name(site),
-                threads=self.threads,
             )
 
     def _check_cohort(self, survivors: tuple[int, ...]) -> None:

@@ -19,7 +19,7 @@ from ..party import Kind
 from ..plan import Plan
 from ..wire import SERVER, Buffer, Frame, to_bitmap
 from . import messages
-from .product import Product, read_rows
+from .product import Product
 from .server_checks import ServerChecks
 
 
@@ -141,20 +141,6 @@ class Server(ServerChecks):
             raise
 
     # Inputs.
-
-    def _on_input(self, frame: Frame) -> None:
-        self._header(frame, messages.Encrypted)
-        tail = self._tail(frame, messages.input_size(self.plan))
-        rows, proof = read_rows(self.plan, tail)
-        self._check_ciphertext(frame.sender, rows)
-        self._check_knowledge(frame.sender, rows, proof)
-        self._check_repeated(frame.sender, rows, self._product)
-        try:
-            self._product.multiply(frame.sender, rows, threads=self.threads)
-        except BaseException:
-            # Interrupted half-way: what the product holds is of nobody knows whom.
-            self._end(MisuseError("multiplying was interrupted", rule="interrupted"))
-            raise
 
     def _close_inputs(self) -> list[Event]:
         plan = self.plan

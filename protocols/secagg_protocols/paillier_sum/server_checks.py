@@ -8,14 +8,14 @@ from typing import Any
 from ..errors import MisuseError, PeerError
 from ..events import Step
 from ..hub import ServerParty
-from ..paillier import knowledge, opening, threshold
+from ..paillier import opening, threshold
 from ..paillier.keys import Words
 from ..party import Kind
 from . import messages
-from .product import Product
+from .inputs import InputChecks
 
 
-class ServerChecks(ServerParty):
+class ServerChecks(InputChecks, ServerParty):
     """The rules of a server, and the state they look at."""
 
     def _check_step_order(self, kind: Kind, member: int) -> None:
@@ -25,33 +25,6 @@ class ServerChecks(ServerParty):
                 "this message comes early, late, again, or from a party that left",
                 rule="step-order",
                 sender=self._name(member),
-            )
-
-    def _check_ciphertext(self, site: int, rows: Words) -> None:
-        messages.protocol_of(self.plan).key.check_rows(rows, sender=self._name(site))
-
-    def _check_repeated(self, site: int, rows: Words, product: Product) -> None:
-        others = product.known(rows)
-        if others:
-            # Who copied whom cannot be told from here: the first to arrive may be the copy.
-            suspects = {site, *(other for other in others if other >= 0)}
-            raise PeerError(
-                "a ciphertext was sent before; fresh ones never repeat",
-                rule="repeated",
-                sender=self._name(site),
-                suspects=self._names(suspects),
-            )
-
-    def _check_knowledge(self, site: int, rows: Words, proof: bytes) -> None:
-        protocol = messages.protocol_of(self.plan)
-        if protocol.knowledge_proofs:
-            knowledge.check(
-                protocol.key,
-                rows,
-                proof,
-                context=knowledge.site_context(self.contexts.round, site),
-                sender=self._name(site),
-                threads=self.threads,
             )
 
     def _check_opened_product(self, holder: int, stated: bytes, product: bytes) -> None:
