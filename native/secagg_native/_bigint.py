@@ -49,7 +49,7 @@ class Arithmetic(Protocol):
     def product(self, start: Words) -> "Running":
         """Return running products, one a row, that begin with `start` [c, 2W] < n^2 (copied)."""
 
-    def table(self, base: int, bits: int, constant_address: bool) -> "Table":
+    def table(self, base: int, bits: int) -> "Table":
         """Return a table of 0 <= base < n^2 for exponents below 2^bits, bits >= 1."""
 
 

@@ -199,7 +199,7 @@ class SquaresIfma:
     def product(self, start: Words) -> "Running":
         return Running(self._n**2, start)
 
-    def table(self, base: int, bits: int, constant_address: bool) -> "Table":
+    def table(self, base: int, bits: int) -> "Table":
         """Return a table; its addresses never depend on the exponents, which costs little."""
         return Table(self._pairs, self._twin, base, bits)
 

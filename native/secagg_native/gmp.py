@@ -184,8 +184,8 @@ class Squares:
     def product(self, start: Words) -> "Running":
         return Running(self._numbers(start), self._modulus, self._library.number, 2 * self._words)
 
-    def table(self, base: int, bits: int, constant_address: bool) -> "Table":
-        """Return a table whose addresses follow the exponents, whatever `constant_address` is."""
+    def table(self, base: int, bits: int) -> "Table":
+        """Return a table whose addresses follow the exponents."""
         return Table(self._library, self._n, base, bits)
 
 

@@ -141,16 +141,16 @@ class Squares:
         self._residues("start", start)
         return Product(self, self._arithmetic.product(start), len(start))
 
-    def table(self, base: int, bits: int, *, constant_address: bool = True) -> "FixedBase":
+    def table(self, base: int, bits: int) -> "FixedBase":
         """Return the powers of `base` (0 <= base < n^2) for exponents below 2^bits.
 
-        1 <= bits <= MAX_TABLE_BITS. "ifma" reads the same addresses for every exponent, whatever
-        `constant_address` says, at a few percent of the work; the other variants never do.
+        1 <= bits <= MAX_TABLE_BITS. "ifma" reads the same addresses for every exponent, at a few
+        percent of the work; the other variants never do.
         Raises ValueError for a base or a length out of range.
         """
         base = check_integer("base", base, 0, self.n**2 - 1)
         bits = check_integer("bits", bits, 1, MAX_TABLE_BITS)
-        return FixedBase(self, self._arithmetic.table(base, bits, bool(constant_address)), bits)
+        return FixedBase(self, self._arithmetic.table(base, bits), bits)
 
     def _elements(self, name: str, rows: Words) -> None:
         check_array(name, rows, _UINT64, 2)

@@ -272,10 +272,7 @@ def test_products_of_edges_with_edges(variant):
 
 
 # --- one base ---
-# Only "ifma" can hide what it looks up.
-LOOKUPS = [(name, True) for name in features.bigint_variants()]
-LOOKUPS += [("ifma", False)] if "ifma" in features.bigint_variants() else []
-lookups = pytest.mark.parametrize(("variant", "constant"), LOOKUPS)
+lookups = pytest.mark.parametrize("variant", features.bigint_variants())
 
 
 def encrypted(n, base, exponents, messages):
@@ -285,12 +282,12 @@ def encrypted(n, base, exponents, messages):
 
 @lookups
 @named(KEYS)
-def test_encryption_with_a_table(key, constant, variant):
+def test_encryption_with_a_table(key, variant):
     p, q, squares = setting(key, variant)
     n, bits = p * q, 130 if key[0] <= 1024 else 40
     rng = random.Random(7)
     base = rng.randrange(n * n)
-    table = squares.table(base, bits, constant_address=constant)
+    table = squares.table(base, bits)
     exponents = [0, 1, 2**bits - 1, 2 ** (bits - 1)] + [rng.getrandbits(bits) for _ in range(13)]
     messages = [n - 1, 0, n - 1, 1, p] + [rng.randrange(n) for _ in range(12)]
     rows = 17 if key[0] <= 1024 else 9
@@ -308,10 +305,10 @@ def test_encryption_with_a_table(key, constant, variant):
 
 @lookups
 @pytest.mark.parametrize("bits", [1, 2, 5, 7, 8, 9, 52, 64, 65, 128, 448, 512])
-def test_tables_of_any_length(bits, constant, variant):
+def test_tables_of_any_length(bits, variant):
     p, q, squares = setting((512, "seeded"), variant)
     n = p * q
-    table = squares.table(n + 2, bits, constant_address=constant)
+    table = squares.table(n + 2, bits)
     assert table.bits == bits
     rng = random.Random(bits)
     exponents = [0, 1, 2**bits - 1, 2 ** (bits - 1), *(rng.getrandbits(bits) for _ in range(5))]
@@ -330,12 +327,12 @@ def test_tables_of_any_length(bits, constant, variant):
 
 
 @lookups
-def test_tables_of_edges(constant, variant):
+def test_tables_of_edges(variant):
     p, q, squares = setting((512, "seeded"), variant)
     n = p * q
     exponents, messages = [0, 1, 2, 3, 255, 256, 1023, 512, 31], [5, *([n - 1] * 8)]
     for base in edges(p, q):
-        table = squares.table(base, 10, constant_address=constant)
+        table = squares.table(base, 10)
         got = table.encrypt(words(exponents, 1), words(messages, squares.words))
         check(got, encrypted(n, base, exponents, messages), 2 * squares.words)
 

@@ -52,4 +52,4 @@ def bases(n: int) -> tuple[int, int]:
 @lru_cache(maxsize=4)
 def table(n: int, exponent_bits: int) -> FixedBase:
     """Powers of h_s for exponents of ``exponent_bits`` bits, read at constant addresses."""
-    return squares(n).table(bases(n)[1], exponent_bits, constant_address=True)
+    return squares(n).table(bases(n)[1], exponent_bits)

@@ -43,12 +43,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 import struct
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
-
-from secagg_native.paillier import FixedBase
 
 from ..errors import DecodeError, MisuseError
 from ..keys import SEED_SIZE, digest_of
@@ -102,13 +99,6 @@ def _mask_words(key: PublicKey) -> int:
 def proof_size(key: PublicKey, rows: int) -> int:
     """Bytes of a proof about ``rows`` ciphertexts."""
     return _CHALLENGE_SIZE + 8 * rows * (key.words + _mask_words(key))
-
-
-@lru_cache(maxsize=8)
-def _table(n: int, bits: int, constant_address: bool) -> FixedBase:
-    """Powers of h_s: at constant addresses for the prover's secrets, faster for the verifier."""
-    base = derived.bases(n)[1]
-    return derived.squares(n).table(base, bits, constant_address=constant_address)
 
 
 class _Statement:
@@ -192,7 +182,7 @@ class Prover:
             raise MisuseError("rows come before the answers", rule="proof-order")
         statement.check(rows)
         alphas, betas = self._masks(statement.done, len(rows))
-        table = _table(statement.key.n, 64 * _mask_words(statement.key), True)
+        table = derived.table(statement.key.n, 64 * _mask_words(statement.key))
         statement.add(rows, table.encrypt(betas, alphas, threads=self._threads))
 
     def _masks(self, start: int, count: int) -> tuple[Words, Words]:
@@ -304,7 +294,7 @@ class Verifier:
         if any(number >= key.n for number in _numbers(z1)):
             raise self._refusal("has an answer that is not below n")
         e = int.from_bytes(self._proof[:_CHALLENGE_SIZE], "little")
-        table = _table(key.n, 64 * _mask_words(key), False)
+        table = derived.table(key.n, 64 * _mask_words(key))
         commitments = key.squares.product(key.squares.power(rows, e, threads=self._threads))
         commitments.multiply(table.encrypt(z2, z1, threads=self._threads), threads=self._threads)
         statement.add(rows, commitments.value())
