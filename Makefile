@@ -4,13 +4,14 @@ VENV ?= .venv
 RUN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help setup demo bench check test format lint types fast vectors clean
+.PHONY: help setup demo bench check test threat format lint types fast vectors clean
 
 help:
 	@echo "make demo    18 hospitals compute a survival analysis and train a model, securely"
 	@echo "make test    everything: make check, then the slow tests"
 	@echo "make check   format, lint, types, layers, fast tests, documentation examples"
 	@echo "make bench   all measurements, beside public peers and the hardware's limits (about 25 minutes)"
+	@echo "make threat  every attack on every protocol, and the pages made of it (about half an hour)"
 	@echo "make vectors write protocols/vectors/ and protocols/specs/rules.md anew"
 	@echo "make clean   remove .venv and caches"
 
@@ -38,6 +39,13 @@ $(VENV)/bench/stamp: pyproject.toml | $(VENV)/stamp
 bench: $(VENV)/bench/stamp
 	@echo "==> secagg bench"
 	@$(VENV)/bench/bin/secagg bench --out bench-output
+
+# What is committed is a full run of a clean working copy, and the pages that are made of it.
+threat: $(VENV)/stamp
+	@echo "==> secagg attack matrix"
+	@$(RUN)/secagg attack matrix --out attack-output
+	@cp attack-output/matrix.json benchmarks/results/threat-matrix.json
+	@$(RUN)/secagg attack report benchmarks/results/threat-matrix.json --out attack-output/report.html --pages docs
 
 format: $(VENV)/stamp
 	@echo "==> format (ruff format --check)"

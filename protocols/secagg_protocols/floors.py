@@ -5,10 +5,14 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Final
 
 from .errors import MisuseError
 from .plan import PaillierSum, Plan
 from .wire import DIGEST_SIZE
+
+_MOST_MODELS: Final = 1 << 16
+_MODELS_WANTED: Final = f"; a list of 1 to {_MOST_MODELS} SHA-256, 64 hexadecimal digits each"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,9 @@ class Floors:
     paillier_key: id of the one Paillier key that this site encrypts under, in hexadecimal: a
         server that names a key of its own would read what it is sent. With ``malicious_server``,
         plans of Paillier sums are refused without it. It says nothing of masked sums.
+    models: SHA-256 of the broadcast models that this site takes part with, in hexadecimal, 1 to
+        2^16 of them (kept sorted, in lower case); whoever sends nothing binds the empty model. It
+        says nothing of a holder, which trains on no model.
     """
 
     smallest_cohort: int | None = None
@@ -39,21 +46,27 @@ class Floors:
     most_inputs_per_model: int | None = None
     malicious_server: bool = False
     paillier_key: str | None = None
+    models: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
+            value, wanted = getattr(self, item.name), ""
             if item.name == "malicious_server":
                 right = type(value) is bool
             elif item.name == "paillier_key":
-                right = value is None or (type(value) is str and _is_digest(value))
+                right = value is None or _is_digest(value)
+            elif item.name == "models":
+                right, wanted = value is None or _are_digests(value), _MODELS_WANTED
             elif item.name == "noise_variance":
                 # A NaN would compare as below nothing and so switch the floor off.
                 right = value is None or (type(value) in {int, float} and 0 <= value < 1e300)
             else:
                 right = value is None or (type(value) is int and value >= 0)
             if not right:
-                raise MisuseError(f"{item.name} has a wrong value", rule="floors-file")
+                raise MisuseError(f"{item.name} has a wrong value{wanted}", rule="floors-file")
+        if self.models is not None:
+            # Files and dumps give a list, in any order.
+            object.__setattr__(self, "models", tuple(sorted({m.lower() for m in self.models})))
 
     @classmethod
     def load(cls, path: str | Path) -> Floors:
@@ -93,6 +106,20 @@ class Floors:
                 rule="floors",
             )
 
+    def check_model(self, digest: bytes | None) -> None:
+        """Raise :class:`MisuseError` (``model-allowed``) for a model that is not listed.
+
+        digest: SHA-256 of the broadcast model; ``None``, a model that is not known, is not listed.
+        """
+        if self.models is None or (digest is not None and digest.hex() in self.models):
+            return
+        what = "no model" if digest is None else f"model {digest.hex()}"
+        raise MisuseError(
+            f"{what}: this site takes part with the {len(self.models)} model(s) that its floors "
+            "list and with no other",
+            rule="model-allowed",
+        )
+
     def _require_key(self, protocol: PaillierSum) -> None:
         if self.paillier_key is None:
             if self.malicious_server:
@@ -108,5 +135,15 @@ class Floors:
             )
 
 
-def _is_digest(text: str) -> bool:
-    return len(text) == 2 * DIGEST_SIZE and set(text.lower()) <= set("0123456789abcdef")
+def _is_digest(text: Any) -> bool:
+    return (
+        type(text) is str
+        and len(text) == 2 * DIGEST_SIZE
+        and set(text.lower()) <= set("0123456789abcdef")
+    )
+
+
+def _are_digests(listed: Any) -> bool:
+    # An empty list would be a site that takes part in nothing, and rather a slip of the pen.
+    right = type(listed) in {tuple, list} and 1 <= len(listed) <= _MOST_MODELS
+    return right and all(map(_is_digest, listed))

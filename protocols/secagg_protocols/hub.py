@@ -12,8 +12,9 @@ import numpy as np
 from .errors import EquivocationError, PeerError, SecAggError, ThresholdError
 from .events import Aggregate, Done, Event, Send, Step, StepCost
 from .keys import digest_of
+from .kinds import Kind
 from .lift import lift
-from .party import Kind, Party
+from .party import Party
 from .plan import Plan
 from .result import Result, aggregate_digest, pack_sum, packed_tiles, ring_size
 from .wire import SERVER, Frame, Header, to_bitmap

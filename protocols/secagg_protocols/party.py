@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar
 
 from secagg_native import MAX_THREADS, features
@@ -25,9 +24,10 @@ from .errors import (
     pack_error,
     unpack_error,
 )
-from .events import Event, Step
+from .events import Event
 from .journal import Journal, journal_calls
 from .keys import Identity, digest_of, verify
+from .kinds import Kind
 from .plan import Plan
 from .roster import SERVER_NAME
 from .stages import Pipeline
@@ -52,25 +52,6 @@ Entropy = Callable[[int], bytes]
 HeaderT = TypeVar("HeaderT", bound=Header)
 _MOST_SESSION: Final = 64
 _JOURNAL_METHODS: Final = ("claim", "newest", "retire", "floor", "read", "swap")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One message type: who sends it, in which step, under which context."""
-
-    number: int
-    step: Step
-    header: type[Header]
-    from_site: bool
-    per_round: bool  # False: bound to the setup context, which no model has touched
-    #: Roles; by default what a site sends is for the server, and everything else is its answer.
-    sender: str = ""
-    to: str = ""
-
-    def __post_init__(self) -> None:
-        site = self.from_site
-        object.__setattr__(self, "sender", self.sender or ("client" if site else "server"))
-        object.__setattr__(self, "to", self.to or ("server" if site else "client"))
 
 
 class Contexts:
@@ -321,8 +302,12 @@ class Party:
             parameters,
         ):
             raise MisuseError("this round has another model already", rule="model")
+        self._require_model(digest)
         contexts.model_hash, contexts.parameters = digest, parameters
         return []
+
+    def _require_model(self, digest: bytes) -> None:
+        """Raise where this party takes no part with the model of this SHA-256."""
 
     @property
     def pipeline(self) -> Pipeline:

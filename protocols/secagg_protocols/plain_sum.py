@@ -17,9 +17,10 @@ from .errors import MisuseError, PeerError, ThresholdError
 from .events import Aggregate, Done, Dropped, Event, Ignored, Progress, Send, Step, StepCost
 from .journal import MemoryJournal
 from .keys import SEED_SIZE, Identity, digest_of
+from .kinds import Kind
 from .lift import lift
 from .masked_sum import messages
-from .party import Kind, Party
+from .party import Party
 from .plan import Plan
 from .result import aggregate_digest, ring_size
 from .roster import SERVER_NAME

@@ -88,6 +88,14 @@ SITE_RULES: Final = (
         "parameter downgrade by the server",
     ),
     Rule(
+        "model-allowed",
+        "client",
+        "construction, use_model",
+        "the broadcast model is one that this site's floors list, where they list any",
+        "MisuseError",
+        "a crafted model that writes single records into the update",
+    ),
+    Rule(
         "input-once",
         "client",
         "input",

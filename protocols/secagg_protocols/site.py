@@ -78,21 +78,25 @@ class SiteParty(Party):
         ledger: InputLedger | None = None,
         **common: Any,
     ) -> None:
+        if floors is not None and not isinstance(floors, Floors):
+            raise MisuseError("floors are Floors (Floors.load reads them)", rule="floors")
+        # Before the base, which may be given the model: the floors say which are allowed.
+        self.floors = floors
         super().__init__(plan, index, **common)
         #: What the site calls its data: inputs and sums are counted by it, never by a server.
         self.data = data_name(data)
         #: Of these data. A dump says that there was one, and not what is in it.
         self.ledger = ledger
         checked_ledger(ledger, self.journal, self.name, self.data)
-        if floors is not None and not isinstance(floors, Floors):
-            raise MisuseError("floors are Floors (Floors.load reads them)", rule="floors")
-        self.floors = floors
         self._require_floors()
         self._pending: Waiting | None = None
         self._reloaded = False
 
     def _require_floors(self) -> None:
         self._check_floors()
+
+    def _require_model(self, digest: bytes) -> None:
+        self._check_model_allowed(digest)
 
     def _site_state(self) -> dict[str, Any]:
         return {
@@ -108,6 +112,9 @@ class SiteParty(Party):
         if self.floors is None and state["floors"] is not None:
             self.floors = Floors(**state["floors"])
             self._require_floors()
+        if self.contexts.model_hash is not None:
+            # The floors may be others than those that the model was held against.
+            self._require_model(self.contexts.model_hash)
 
     def _change_register(self, name: bytes, change: Callable[[bytes], bytes]) -> None:
         """Replace a register of the journal, durably, by what ``change`` makes of it.
@@ -273,6 +280,10 @@ class SiteParty(Party):
     def _check_floors(self) -> None:
         if self.floors is not None:
             self.floors.check(self.plan, self.round)
+
+    def _check_model_allowed(self, digest: bytes) -> None:
+        if self.floors is not None:
+            self.floors.check_model(digest)
 
     def _check_input_once(self) -> None:
         at = self._input_at

@@ -9,6 +9,7 @@ import typer
 from secagg import __version__
 
 from . import (
+    attack,
     bench,
     demo,
     dp,
@@ -19,6 +20,7 @@ from . import (
     paillier_open,
     party,
     plan,
+    policy,
     simulate,
     verify,
 )
@@ -39,7 +41,9 @@ app = typer.Typer(
 
 #: Commands that mask, encrypt or open: where the environment asks of the kernels what cannot run,
 #: they say so before they read or make anything. `info` says it in its own way.
-_COMPUTING = frozenset({"demo", "simulate", "plan", "party", "paillier", "verify", "bench"})
+_COMPUTING = frozenset(
+    {"demo", "simulate", "plan", "party", "paillier", "verify", "bench", "attack"}
+)
 
 
 def _version(wanted: bool) -> None:
@@ -68,12 +72,14 @@ def root(
 
 app.command("demo", epilog=EPILOG)(demo.demo)
 app.add_typer(simulate.app, name="simulate")
+app.add_typer(attack.app, name="attack")
 app.command("plan", epilog=EPILOG)(plan.plan)
 app.command("graph", epilog=EPILOG)(graph.graph)
 app.command("keygen", epilog=EPILOG)(keys.keygen)
 # Importing enrol adds its commands to the group.
 app.add_typer(enrol.roster_app, name="roster")
 app.add_typer(party.app, name="party")
+app.add_typer(policy.app, name="policy")
 app.add_typer(dp.app, name="dp")
 # Importing paillier_open adds its commands to the group.
 app.add_typer(paillier_open.app, name="paillier")

@@ -25,10 +25,10 @@ import typer
 
 from secagg import api
 from secagg.durable import sync_folder, write_durably
+from secagg.policy import load_policy
 from secagg.session.transcript import KEEP_TAILS, Recorder
 from secagg_protocols.errors import MisuseError, SecAggError
 from secagg_protocols.events import Done, Event, Send
-from secagg_protocols.floors import Floors
 from secagg_protocols.journal import KEY_SIZE, FileJournal
 from secagg_protocols.keys import SEED_SIZE, Identity, seal, unseal
 from secagg_protocols.ledger import LEDGER_RULE
@@ -158,7 +158,11 @@ def start(
         Path | None, typer.Option(help="The broadcast model. Without it the empty model is bound.")
     ] = None,
     floors: Annotated[
-        Path | None, typer.Option(help="TOML: what this site insists on, whatever a plan says.")
+        Path | None,
+        typer.Option(
+            help="TOML: what this site insists on, whatever a plan says: floors, or a whole "
+            "policy (`secagg policy`)."
+        ),
     ] = None,
     budget: Annotated[
         Path | None,
@@ -205,7 +209,8 @@ def start(
         # It is put into place by a rename, which would leave the caller's shell nowhere.
         raise misuse("name a folder other than the current one")
     me, agreed = Identity.load(identity), read_plan(plan)
-    kept = None if floors is None else Floors.load(floors)
+    policy = None if floors is None else load_policy(floors)
+    kept = None if policy is None else policy.floors()
     spends = None if budget is None else Budget.load(budget)
     held = me.name in dict(agreed.roster.holders)
     if me.name == SERVER_NAME and (kept is not None or spends is not None or data):
@@ -231,6 +236,8 @@ def start(
         book = FileJournal(journal.resolve())
         book.newest(bytes(KEY_SIZE))  # makes the file, which later commands insist on
         bound = b"" if model is None else model.read_bytes()
+        if policy is not None:
+            policy.check(agreed, bound, round_number=round)
         run = session.encode("utf-8", "surrogateescape")
         common: dict[str, Any] = {
             "identity": me,
@@ -431,7 +438,8 @@ def _load(folder: Path, me: Identity) -> Desk:
         )
     # Where the copy is gone, the floors that the dump holds stay in force.
     copy = folder / "floors.toml"
-    kept = Floors.load(copy) if copy.is_file() else None
+    policy = load_policy(copy) if copy.is_file() else None
+    kept = None if policy is None else policy.floors()
     agreed = read_plan(folder / "plan.toml")
     held, spends = FileJournal(book), folder / "budget.toml"
     ledger = Budget.load(spends).ledger(held, me.name, record.data) if spends.is_file() else None
@@ -446,6 +454,8 @@ def _load(folder: Path, me: Identity) -> Desk:
             f"{spends} is missing; this party was started with a budget and does not go on "
             "without, so bring it back"
         ) from error
+    if policy is not None:
+        policy.check(agreed, round_number=party.round)
     return Desk(folder, me, party, record)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import typer
 
@@ -14,6 +14,7 @@ from secagg.sim.settings import PaillierSettings, Privacy, Settings
 from secagg_protocols.errors import MisuseError, ReleaseError, SecAggError
 from secagg_protocols.plan import PaillierSum
 
+from .attack_study import attack_study, check_attacks
 from .common import EPILOG, ExitCode, describe, exit_code, fail, stdout, write_json
 from .holder_options import (
     ColludingHolders,
@@ -106,6 +107,18 @@ TranscriptFolder = Annotated[
         "`secagg verify DIR/*` checks it.",
     ),
 ]
+Attack = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack",
+        metavar="ID",
+        help="Then run this attack (see `secagg attack list`) on the protocol of the study, "
+        "against what its sites put in; repeatable.",
+    ),
+]
+Report = Annotated[
+    bool, typer.Option("--report", help="Write report.html too: a page for people who decide.")
+]
 NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures.")]
 AllRounds = Annotated[
     bool, typer.Option("--all-rounds", help="Show every round step by step, not only a few.")
@@ -139,6 +152,8 @@ def survival(
     seed: Seed = 0,
     out: Out = None,
     transcripts: TranscriptFolder = None,
+    attack: Attack = None,
+    report: Report = False,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
@@ -166,7 +181,8 @@ def survival(
     settings = _settings(
         threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed, paillier
     )
-    _run("survival", settings, run_survival, {}, transcripts, out, as_json, no_figures, all_rounds)
+    output = _Output(transcripts, attack, report, out, as_json, no_figures, all_rounds)
+    _run("survival", settings, run_survival, {}, output)
 
 
 @app.command("training", epilog=EPILOG)
@@ -225,6 +241,8 @@ def training(
     seed: Seed = 0,
     out: Out = None,
     transcripts: TranscriptFolder = None,
+    attack: Attack = None,
+    report: Report = False,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
@@ -272,7 +290,8 @@ def training(
         raise MisuseError(f"--{next(iter(given))} goes with --epsilon", rule="arguments")
     else:
         from secagg.sim.scenarios import run_training as runner
-    _run("training", settings, runner, extra, transcripts, out, as_json, no_figures, all_rounds)
+    output = _Output(transcripts, attack, report, out, as_json, no_figures, all_rounds)
+    _run("training", settings, runner, extra, output)
 
 
 @app.command("random", epilog=EPILOG)
@@ -298,6 +317,8 @@ def random(
     seed: Seed = 0,
     out: Out = None,
     transcripts: TranscriptFolder = None,
+    attack: Attack = None,
+    report: Report = False,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
@@ -321,7 +342,8 @@ def random(
         threat, neighbours, colluding, max_dropouts, drop_rate, drop, schedule, seed, paillier
     )
     extra = {"sites": sites, "length": length, "bits": bits, "rounds": rounds}
-    _run("random", settings, run_random, extra, transcripts, out, as_json, no_figures, all_rounds)
+    output = _Output(transcripts, attack, report, out, as_json, no_figures, all_rounds)
+    _run("random", settings, run_random, extra, output)
 
 
 @app.command("plan", epilog=EPILOG)
@@ -338,6 +360,8 @@ def plan(
     seed: Seed = 0,
     out: Out = None,
     transcripts: TranscriptFolder = None,
+    attack: Attack = None,
+    report: Report = False,
     as_json: AsJson = False,
     no_figures: NoFigures = False,
     all_rounds: AllRounds = False,
@@ -359,7 +383,8 @@ def plan(
         made.threat, None, colluding, most, drop_rate, drop, schedule, seed, paillier
     )
     extra = {"plan": made, "rounds": rounds}
-    _run("plan", settings, run_plan, extra, transcripts, out, as_json, no_figures, all_rounds)
+    output = _Output(transcripts, attack, report, out, as_json, no_figures, all_rounds)
+    _run("plan", settings, run_plan, extra, output)
 
 
 def _settings(
@@ -386,25 +411,35 @@ def _settings(
     )
 
 
+class _Output(NamedTuple):
+    """What a run is to leave behind, and what is to be tried on it."""
+
+    transcripts: Path | None
+    attacks: list[str] | None
+    report: bool
+    out: Path | None
+    as_json: bool
+    no_figures: bool
+    all_rounds: bool
+
+
 def _run(
     scenario: str,
     settings: Settings,
     runner: Callable[..., Any],
     extra: Mapping[str, Any],
-    transcripts: Path | None,
-    out: Path | None,
-    as_json: bool,
-    no_figures: bool,
-    all_rounds: bool,
+    output: _Output,
 ) -> None:
     """Run a scenario, show it, write its report and figures, and leave with its exit code."""
     from secagg.sim.recording import Transcripts
 
     from .show import Watch, show_end, show_figures, show_run
 
-    console = stdout()
+    console, transcripts = stdout(), output.transcripts
     if settings.paillier is not None and transcripts is not None:
         raise MisuseError("transcripts are of masked sums so far", rule="options")
+    attacks = tuple(dict.fromkeys(output.attacks or ()))
+    check_attacks(attacks)
     with (
         nullcontext() if transcripts is None else Transcripts(transcripts) as recording,
         Watch() as watch,
@@ -414,7 +449,7 @@ def _run(
         except SecAggError as error:
             if exit_code(error) != ExitCode.ABORTED:
                 raise
-            if as_json:
+            if output.as_json:
                 rounds = [record.to_dict() for record in watch.records]
                 write_json({"scenario": scenario, "aborted": str(error), "rounds": rounds})
             elif watch.records:
@@ -425,20 +460,27 @@ def _run(
             # Sites that stay may be too few to determine a fit; that is no bug.
             fail(f"analysis aborted: {error}", ExitCode.ABORTED)
     report = run.report()
-    folder = out if out is not None else Path("demo-output") / scenario
+    folder = output.out if output.out is not None else Path("demo-output") / scenario
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [] if no_figures else draw_figures(run, folder)
+    paths = [] if output.no_figures else draw_figures(run, folder)
+    tried = attack_study(run, attacks, quiet=output.as_json)
+    if tried.cells:
+        report["attacks"] = tried.to_dict()
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if as_json:
+    written = [*paths, folder / "report.json"]
+    if output.report:
+        written.append(tried.write(run, folder / "report.html", paths))
+    if output.as_json:
         write_json(report)
     else:
-        show_run(console, run, every=all_rounds)
+        show_run(console, run, every=output.all_rounds)
+        tried.show()
         console.print()
-        written = [] if transcripts is None else [transcripts]
-        show_figures(console, [*paths, folder / "report.json", *written])
-    if not run.holds:
-        broken = "; ".join(claim.text for claim in run.claims if not claim.holds)
-        fail(f"a comparison failed: {broken}", ExitCode.MISMATCH)
+        show_figures(console, [*written, *([] if transcripts is None else [transcripts])])
+    broken = [claim.text for claim in run.claims if not claim.holds]
+    broken += [f"attack {cell.attack}: {'; '.join(cell.problems)}" for cell in tried.failures]
+    if broken:
+        fail(f"a comparison failed: {'; '.join(broken)}", ExitCode.MISMATCH)
 
 
 def draw_figures(run: Run, folder: Path) -> list[Path]:

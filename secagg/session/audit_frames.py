@@ -9,8 +9,9 @@ from typing import Final
 
 from secagg_protocols.errors import AuthenticationError, DecodeError
 from secagg_protocols.keys import verify
+from secagg_protocols.kinds import Kind
 from secagg_protocols.masked_sum import messages as inner
-from secagg_protocols.party import Contexts, Kind
+from secagg_protocols.party import Contexts
 from secagg_protocols.plan import Plan
 from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import (

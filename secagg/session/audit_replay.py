@@ -16,9 +16,9 @@ import numpy as np
 from secagg_protocols.errors import PeerError, SecAggError, ThresholdError
 from secagg_protocols.events import Aggregate, Done, Dropped, Step
 from secagg_protocols.journal import MemoryJournal
+from secagg_protocols.kinds import Kind
 from secagg_protocols.masked_sum import Server
 from secagg_protocols.masked_sum import messages as inner
-from secagg_protocols.party import Kind
 from secagg_protocols.plan import Plan
 from secagg_protocols.result import Result, ring_size
 from secagg_protocols.wire import Frame, Header, bitmap_size, from_bitmap

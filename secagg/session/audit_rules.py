@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from secagg_protocols.party import Kind
+from secagg_protocols.kinds import Kind
 from secagg_protocols.rules import Rule
 from secagg_protocols.wire import Header
 

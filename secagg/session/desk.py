@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 from secagg_protocols.enrolment import Membership
 from secagg_protocols.errors import MisuseError
 from secagg_protocols.journal import JOURNAL_IO_RULE, journal_calls
+from secagg_protocols.kinds import Kind
 from secagg_protocols.masked_sum import messages as masked
 from secagg_protocols.paillier_sum import messages as paillier
-from secagg_protocols.party import Kind, Party
+from secagg_protocols.party import Party
 from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.wire import Buffer
 

@@ -14,10 +14,10 @@ from secagg_protocols.events import Dropped, Ignored, Send
 from secagg_protocols.floors import Floors
 from secagg_protocols.journal import Journal
 from secagg_protocols.keys import Identity
+from secagg_protocols.kinds import Kind
 from secagg_protocols.paillier import KeyShare, PrivateKey
 from secagg_protocols.paillier_sum import Holder
 from secagg_protocols.paillier_sum.messages import ENCRYPTED
-from secagg_protocols.party import Kind
 from secagg_protocols.plan import Plan
 from secagg_protocols.roster import SERVER_NAME
 from secagg_protocols.wire import SERVER, Buffer, Frame, to_bitmap

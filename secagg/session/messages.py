@@ -18,7 +18,7 @@ import msgspec
 from secagg_protocols.errors import DecodeError
 from secagg_protocols.events import Step
 from secagg_protocols.keys import digest_of
-from secagg_protocols.party import Kind
+from secagg_protocols.kinds import Kind
 from secagg_protocols.plan import PaillierSum, Plan
 from secagg_protocols.wire import (
     DIGEST_SIZE,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import secagg
-from support.world import make_plan, people
+from secagg.attacks.arena.world import make_plan, people
 
 NAMES = people(7)[0].names
 IDENTITIES = people(7)[1]

@@ -10,8 +10,8 @@ import pytest
 from dp.ledger_world import ledger, noisy_plan
 
 import secagg
+from secagg.attacks.arena.world import digest, make_plan, people
 from secagg_protocols.masked_sum import messages
-from support.world import digest, make_plan, people
 
 PLAN = noisy_plan()
 VICTIM = "s0"

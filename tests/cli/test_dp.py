@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import secagg
+from secagg.attacks.arena.world import make_plan
 from secagg.cli import dp_view
 from secagg.cli.app import app
 from secagg.cli.plan import placeholder_roster
@@ -25,7 +26,6 @@ from secagg.dp.report import noise_reasons, promise
 from secagg_protocols.errors import MisuseError, PlanError
 from secagg_protocols.plan_file import dump_plan, load_plan
 from secagg_protocols.stages import AdaptiveClip, ClipL2, Integers, Quantise
-from support.world import make_plan
 
 MAIN = "from secagg.cli import main; main()"
 TARGET = ("--epsilon", "2", "--delta", "1e-5", "--rounds", "4")

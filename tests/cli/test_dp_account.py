@@ -13,6 +13,7 @@ from dp.ledger_world import noisy_plan, spent, tag
 from typer.testing import CliRunner, Result
 
 import secagg
+from secagg.attacks.arena.world import make_plan
 from secagg.cli import dp_view
 from secagg.cli.app import app
 from secagg.dp import accounting, mechanisms, plots
@@ -22,7 +23,6 @@ from secagg.dp.plan_noise import mechanism_of
 from secagg_protocols.journal import FileJournal
 from secagg_protocols.plan_file import dump_plan
 from secagg_protocols.stages import Integers, Noise
-from support.world import make_plan
 
 DELTA = 1e-5
 

@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import secagg
+from secagg.attacks.arena.world import make_plan
 from secagg.cli import dp
 from secagg.cli.app import app
 from secagg.dp.calibration import calibrate
 from secagg_protocols.plan_file import dump_plan
 from secagg_protocols.stages import Integers, Noise
 from secagg_protocols.stages import noise as noise_stage
-from support.world import make_plan
 
 #: Few canaries: enough to be counted, and quick.
 QUICK = ("--canaries", "64")

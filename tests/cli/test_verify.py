@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 import secagg
+from secagg.attacks.arena.world import MODEL, SESSION, World, make_plan
 from secagg.cli.app import app
 from secagg.session.transcript import Recorder
 from secagg_protocols.masked_sum import messages
-from support.world import MODEL, SESSION, World, make_plan
 
 runner = CliRunner()
 PLAN = make_plan()

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import secagg
+from secagg.attacks.arena.world import make_plan
 from secagg.dp import DiscreteGaussianSum, compose
 from secagg.dp.ledger import Ledger
 from secagg_protocols.stages.noise import Noise
-from support.world import make_plan
 
 DELTA = 1e-5
 

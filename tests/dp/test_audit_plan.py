@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.world import make_plan
 from secagg.dp.audit import Report, audit, variance_test
 from secagg.dp.audit import run as run_module
 from secagg.dp.audit.dry import DryRun
@@ -18,7 +19,6 @@ from secagg.dp.calibration import calibrate
 from secagg.dp.plan_noise import mechanism_of
 from secagg_protocols.stages import AdaptiveClip, ClipL2, Integers, Noise, Pipeline, Quantise
 from secagg_protocols.stages.base import ArrayEncoder, Bounds, Encoder, Rand
-from support.world import make_plan
 
 SITES, LENGTH, CANARIES = 10, 1024, 512
 TARGET: dict[str, Any] = {

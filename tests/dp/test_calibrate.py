@@ -15,6 +15,7 @@ import pytest
 from dp import exact
 
 import secagg
+from secagg.attacks.arena.world import people
 from secagg.dp import accounting
 from secagg.dp.calibration import ADJACENCIES, MOST_INFLATION, calibrate
 from secagg.dp.plan_noise import mechanism_of, with_shares
@@ -23,7 +24,6 @@ from secagg_protocols.stages import Noise
 from secagg_protocols.stages.noise import MOST_SCALE, MOST_VARIANCE, Law
 from secagg_protocols.stages.quantise import conditional_square
 from support.noise import pmf
-from support.world import people
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dp_reference.json"
 REAL = (secagg.ClipL2(1.0), secagg.Quantise(10))

@@ -14,11 +14,11 @@ import pytest
 from dp.ledger_world import DELTA, ledger, mechanism, noisy_plan, spent, tag
 
 import secagg
+from secagg.attacks.arena.world import make_plan, people
 from secagg.dp import CentralDiscreteGaussian, compose
 from secagg.dp import ledger as module
 from secagg.dp.ledger import MOST_TAGS, Ledger
 from secagg_protocols.journal.book import MAX_VALUE
-from support.world import make_plan, people
 
 TESTS = Path(__file__).parents[1]
 PLAN = noisy_plan()

@@ -11,11 +11,11 @@ import pytest
 
 import secagg
 from secagg import dp
+from secagg.attacks.arena.world import MODEL, SESSION, digest, make_plan, people
 from secagg.dp import accounting
 from secagg.dp.claims import Claims
 from secagg.dp.plan_noise import graph_failure, mechanism_of
 from secagg_protocols.stages import Pipeline
-from support.world import MODEL, SESSION, digest, make_plan, people
 
 REAL = (secagg.ClipL2(2.0), secagg.Quantise(100))
 ADAPTIVE = (secagg.AdaptiveClip(clip=1.0), secagg.Quantise(100))

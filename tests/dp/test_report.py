@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.world import make_plan, people
 from secagg.dp import accounting
 from secagg.dp.calibration import calibrate
 from secagg.dp.mechanisms import sampler_distance
@@ -18,7 +19,6 @@ from secagg.dp.plan_noise import mechanism_of
 from secagg.dp.report import noise_reasons, promise, realised
 from secagg_protocols.errors import MisuseError, PlanError
 from secagg_protocols.stages import ClipL2, Integers, Noise, Quantise
-from support.world import make_plan, people
 
 DELTA = 1e-5
 REAL = (ClipL2(2.0), Quantise(1024))

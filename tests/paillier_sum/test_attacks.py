@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg_protocols.paillier import threshold
-from secagg_protocols.paillier_sum import messages
-from secagg_protocols.paillier_sum.product import Product, read_rows
-from support.paillier_played import rules_of
-from support.paillier_world import (
+from secagg.attacks.arena.paillier_played import rules_of
+from secagg.attacks.arena.paillier_world import (
     PaillierWorld,
     make_plan,
     one_key_plan,
     trusting_plan,
 )
+from secagg_protocols.paillier import threshold
+from secagg_protocols.paillier_sum import messages
+from secagg_protocols.paillier_sum.product import Product, read_rows
 
 ALL = (0, 1, 2, 3)
 #: Plans whose holders recompute what they open: both threats, and one key.

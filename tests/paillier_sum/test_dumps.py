@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg_native.paillier import from_words, to_words
-from secagg_protocols.paillier import KeyShare
-from secagg_protocols.paillier_sum import messages
-from support import world as masked_world
-from support.paillier_played import rules_of
-from support.paillier_scenarios import one_more, stolen
-from support.paillier_world import (
+from secagg.attacks.arena import world as masked_world
+from secagg.attacks.arena.paillier_played import rules_of
+from secagg.attacks.arena.paillier_vectors import one_more, stolen
+from secagg.attacks.arena.paillier_world import (
     PaillierWorld,
     dealt,
     make_plan,
@@ -26,7 +23,10 @@ from support.paillier_world import (
     private_key,
     trusting_plan,
 )
-from support.world import digest
+from secagg.attacks.arena.world import digest
+from secagg_native.paillier import from_words, to_words
+from secagg_protocols.paillier import KeyShare
+from secagg_protocols.paillier_sum import messages
 
 PLANS: dict[str, Callable[..., secagg.Plan]] = {
     "malicious-server": make_plan,

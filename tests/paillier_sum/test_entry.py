@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 import secagg
+from secagg.attacks.arena import world as masked_world
+from secagg.attacks.arena.paillier_played import rules_of
+from secagg.attacks.arena.paillier_world import (
+    PaillierWorld,
+    make_plan,
+    one_key_plan,
+    people,
+    shares_of,
+)
+from secagg.attacks.arena.world import MODEL, SESSION
 from secagg.dp.ledger import Ledger
 from secagg_protocols.paillier_sum import messages
 from secagg_protocols.stages import Noise
-from support import world as masked_world
-from support.paillier_played import rules_of
-from support.paillier_world import PaillierWorld, make_plan, one_key_plan, people, shares_of
-from support.world import MODEL, SESSION
 
 
 def test_a_round_in_one_call() -> None:

@@ -10,11 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
-from secagg_native.paillier import from_words
-from secagg_protocols.paillier import Layout, threshold
-from secagg_protocols.paillier_sum import client, costs, messages
-from secagg_protocols.stages import Noise
-from support.paillier_world import (
+from secagg.attacks.arena.paillier_world import (
     BITS,
     PaillierWorld,
     make_plan,
@@ -22,6 +18,10 @@ from support.paillier_world import (
     private_key,
     trusting_plan,
 )
+from secagg_native.paillier import from_words
+from secagg_protocols.paillier import Layout, threshold
+from secagg_protocols.paillier_sum import client, costs, messages
+from secagg_protocols.stages import Noise
 
 QUICK = settings(max_examples=15, deadline=None)
 

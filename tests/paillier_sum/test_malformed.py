@@ -11,9 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
+from secagg.attacks.arena.paillier_world import (
+    PaillierWorld,
+    make_plan,
+    one_key_plan,
+    trusting_plan,
+)
 from secagg_protocols import wire
 from secagg_protocols.paillier_sum import messages
-from support.paillier_world import PaillierWorld, make_plan, one_key_plan, trusting_plan
 
 PLANS = {"malicious-server": make_plan, "semi-honest": trusting_plan, "one key": one_key_plan}
 #: Kind -> who sends it, who receives it.

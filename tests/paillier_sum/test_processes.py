@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.paillier_world import make_plan, people, shares_of
 from secagg_protocols.paillier import KeyShare
 from secagg_protocols.paillier_sum import messages
 from secagg_protocols.plan_file import dump_plan
-from support.paillier_world import make_plan, people, shares_of
 
 SCRIPT = Path(__file__).with_name("paillier_process.py")
 _SPEC = importlib.util.spec_from_file_location("paillier_process", SCRIPT)

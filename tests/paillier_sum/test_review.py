@@ -16,6 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
+from secagg.attacks.arena import paillier_world
+from secagg.attacks.arena.paillier_world import (
+    PaillierWorld,
+    make_plan,
+    one_key_plan,
+    people,
+    private_key,
+    shares_of,
+    trusting_plan,
+)
 from secagg_native.paillier import from_words, to_words
 from secagg_protocols import wire
 from secagg_protocols.keys import digest_of
@@ -28,17 +38,7 @@ from secagg_protocols.paillier import (
 )
 from secagg_protocols.paillier_sum import Client, Holder, client, messages, product
 from secagg_protocols.paillier_sum.product import Product, read_rows
-from support import paillier_world
 from support.paillier_keys import primes
-from support.paillier_world import (
-    PaillierWorld,
-    make_plan,
-    one_key_plan,
-    people,
-    private_key,
-    shares_of,
-    trusting_plan,
-)
 
 PLAN = make_plan()
 LIMITS: dict[str, Any] = {

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
-from secagg_native.paillier import from_words
-from secagg_protocols.paillier import split, threshold
-from secagg_protocols.paillier_sum import messages
-from secagg_protocols.paillier_sum.product import read_rows
-from support.paillier_played import rules_of
-from support.paillier_scenarios import one_more
-from support.paillier_world import (
+from secagg.attacks.arena.paillier_played import rules_of
+from secagg.attacks.arena.paillier_vectors import one_more
+from secagg.attacks.arena.paillier_world import (
     PaillierWorld,
     dealt,
     make_plan,
     one_key_plan,
     private_key,
 )
-from support.world import MODEL
+from secagg.attacks.arena.world import MODEL
+from secagg_native.paillier import from_words
+from secagg_protocols.paillier import split, threshold
+from secagg_protocols.paillier_sum import messages
+from secagg_protocols.paillier_sum.product import read_rows
 
 THREATS = ("malicious-server", "semi-honest")
 QUICK = settings(max_examples=15, deadline=None)
@@ -140,7 +140,9 @@ def test_one_holder_may_have_a_share_of_its_own_key() -> None:
     class Dealt(PaillierWorld):
         def __init__(self) -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("support.paillier_world.shares_of", lambda plan: {"h0": shares[0]})
+                patch.setattr(
+                    "secagg.attacks.arena.paillier_world.shares_of", lambda plan: {"h0": shares[0]}
+                )
                 super().__init__(plan)
 
     check(Dealt().run())

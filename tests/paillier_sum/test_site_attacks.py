@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg_native.paillier import from_words, to_words
-from secagg_protocols.paillier import knowledge
-from secagg_protocols.paillier_sum import Client, messages
-from support.paillier_played import rules_of
-from support.paillier_scenarios import Below, Beyond, stolen
-from support.paillier_world import (
+from secagg.attacks.arena.paillier_played import rules_of
+from secagg.attacks.arena.paillier_vectors import Below, Beyond, stolen
+from secagg.attacks.arena.paillier_world import (
     PaillierWorld,
     make_plan,
     one_key_plan,
     private_key,
     trusting_plan,
 )
+from secagg_native.paillier import from_words, to_words
+from secagg_protocols.paillier import knowledge
+from secagg_protocols.paillier_sum import Client, messages
 
 #: Both threats, and one key.
 PLANS = {

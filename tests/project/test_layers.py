@@ -24,6 +24,7 @@ PROTOCOLS = [
     {"masked_sum", "paillier_sum", "plain_sum"},
     {"site", "hub"},
     {"party"},
+    {"kinds"},
     {"floors", "events", "enrolment", "ledger", "dumps", "registers", "waiting"},
     {"signed_roster"},
     {"plan_file", "lift", "result"},
@@ -38,11 +39,12 @@ PROTOCOLS = [
 SECAGG = [
     {"__main__"},
     {"cli"},
+    {"attacks"},
     {"bench"},
     {"sim"},
     {"session"},
     {"dp"},
-    {"api", "durable", "paillier"},
+    {"api", "durable", "paillier", "policy", "censoring"},
 ]
 
 

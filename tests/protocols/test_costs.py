@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import secagg
+from secagg.attacks.arena.world import World, make_plan, sparse_plan
 from secagg_protocols.masked_sum import messages
 from secagg_protocols.masked_sum.costs import round_cost
-from support.world import World, make_plan, sparse_plan
 
 PLANS = [
     make_plan(7, length=1000),

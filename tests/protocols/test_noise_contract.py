@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.paillier_world import make_plan as paillier_plan
+from secagg.attacks.arena.paillier_world import one_key_plan, shares_of, trusting_plan
+from secagg.attacks.arena.paillier_world import people as people_and_holders
+from secagg.attacks.arena.world import make_plan, people, sparse_plan
 from secagg_protocols import plain_sum
 from secagg_protocols.lift import lift
 from secagg_protocols.stages import Noise
@@ -31,10 +35,6 @@ from support.noise import (
     known,
     play_plain,
 )
-from support.paillier_world import make_plan as paillier_plan
-from support.paillier_world import one_key_plan, shares_of, trusting_plan
-from support.paillier_world import people as people_and_holders
-from support.world import make_plan, people, sparse_plan
 
 LENGTH = 11
 CLIP = 0.625

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import secagg
+from secagg.attacks.arena.world import digest, make_plan, people, sparse_plan
 from secagg_protocols.lift import lift
 from secagg_protocols.masked_sum.graph import draw
-from support.world import digest, make_plan, people, sparse_plan
 
 
 def test_a_plan_is_frozen_slotted_and_keyword_only() -> None:

@@ -14,133 +14,51 @@ import pytest
 
 import secagg
 import secagg_protocols
+from secagg.attacks.arena.plan_vectors import MASKED_BREAKS
+from secagg.attacks.arena.site_vectors import SCENARIOS
+from secagg.attacks.arena.tables import masked_table
+from secagg.attacks.arena.world import make_plan, people, sparse_plan
+from secagg.attacks.rulebook import play_rule
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum.rules import PLAN_RULES, RULES
 from secagg_protocols.paillier_sum.rules import RULES as PAILLIER_RULES
 from secagg_protocols.roster import Roster
 from secagg_protocols.rules import Rule
 from secagg_protocols.shared_rules import HUB_RULES, PARTY_RULES, SITE_RULES
-from support.scenarios import SCENARIOS
-from support.world import make_plan, people, sparse_plan
 
 ROOT = Path(secagg_protocols.__file__).parent
 PARTIES = [rule for rule in RULES if rule.party != "plan"]
 
 
-def control(kind: type[Any], rule: Rule) -> type[Any]:
-    """The class with exactly one rule switched off."""
-    return type(f"{kind.__name__}Without", (kind,), {rule.method: lambda self, *_a, **_k: None})
+TABLE = masked_table()
+WORK = [(rule, kind) for rule in RULES for kind in TABLE.kinds(rule)]
 
 
-def owners(rule: Rule) -> list[type[Any]]:
-    """Classes to which the rule belongs."""
-    return {
-        "plan": [secagg.Plan],
-        "client": [Client],
-        "server": [Server],
-        "party": [Client, Server],
-    }[rule.party]
+def rule_name(value: Any) -> str:
+    return f"{value.party}-{value.id}" if isinstance(value, Rule) else value.__name__
 
 
-def rule_name(rule: Rule) -> str:
-    return f"{rule.party}-{rule.id}"
-
-
-@pytest.mark.parametrize("rule", PARTIES, ids=rule_name)
-def test_the_rule_refuses_its_negative_vector(rule: Rule) -> None:
-    kind = Server if rule.party == "server" else Client
-    answers = SCENARIOS[rule.party, rule.id](kind)
-    assert answers and answers[0] == rule.id
-
-
-@pytest.mark.parametrize("rule", PARTIES, ids=rule_name)
-def test_without_the_rule_the_attack_passes_or_meets_a_named_one(rule: Rule) -> None:
-    kind = control(Server if rule.party == "server" else Client, rule)
-    play = SCENARIOS[rule.party, rule.id]
-    if "structure" in rule.also:
-        # Nothing is stored under what the attack names, so the control has nothing to look up.
-        with pytest.raises(KeyError):
-            play(kind)
-        return
-    answers = play(kind)
-    assert rule.id not in answers
-    assert set(answers) <= set(rule.also)
+@pytest.mark.parametrize(("rule", "kind"), WORK, ids=rule_name)
+def test_the_rule_and_only_the_rule_stops_its_attack(rule: Rule, kind: type[Any]) -> None:
+    row = play_rule(TABLE, rule, kind)
+    assert row.why == ""
+    assert row.refused == (rule.id,)
     # A rule that is named as a second line of defence must really be one.
-    assert bool(answers) == bool(rule.also)
-
-
-PLAN_BREAKS: dict[str, Any] = {
-    "field-types": {"max_dropouts": True},
-    "stage-kinds": {"stages": (type("Mine", (secagg.Integers,), {})(0, 1),)},
-    "length": {"length": 0},
-    "weight": {"max_weight": 0},
-    "inputs-limit": {"max_inputs_per_model": 0},
-    "threat": {"threat": "honest"},
-    "suite": {"suite": "rot13"},
-    "security-bits": {"security_bits": 8},
-    "honest-survivors": {"min_honest": 6},
-    "insiders": {"colluding": 0},
-    "graph-shape": {
-        "protocol": secagg.MaskedSum(share_threshold=5, neighbours=5),
-        "threat": "semi-honest",
-    },
-    "fixed-data-graph": {
-        "n": 12,
-        "protocol": secagg.MaskedSum(share_threshold=5, neighbours=6),
-        "threat": "semi-honest",
-        "colluding": 0,
-        "max_dropouts": 4,
-        "sites_receive": False,
-        "fixed_data": True,
-    },
-    "share-threshold": {"protocol": secagg.MaskedSum(share_threshold=7, neighbours=6)},
-    "one-survivor-set": {"protocol": secagg.MaskedSum(share_threshold=4, neighbours=6)},
-    "sparse-threat": {"protocol": secagg.MaskedSum(share_threshold=3, neighbours=4)},
-    "sparse-security": {
-        "protocol": secagg.MaskedSum(share_threshold=2, neighbours=2),
-        "threat": "semi-honest",
-    },
-    "privacy-noise": {"privacy": (("epsilon", 1.0),)},
-    "noise-shares": {
-        "stages": (
-            secagg.Integers(0, 9),
-            secagg.Noise(law="discrete-laplace", scale_levels=5, shares=6),
-        )
-    },
-    "noise-central": {
-        "stages": (
-            secagg.Integers(0, 9),
-            secagg.Noise(law="central-discrete-gaussian", variance_levels2=5),
-        )
-    },
-    "modulus": {"bits": 12},
-}
+    assert bool(row.control) == bool(rule.also)
+    assert set(row.control) <= set(rule.also)
 
 
 @pytest.mark.parametrize("rule", PLAN_RULES, ids=rule_name)
-def test_a_plan_that_breaks_the_rule_cannot_be_built(rule: Rule) -> None:
+def test_a_plan_that_breaks_the_rule_names_the_field(rule: Rule) -> None:
     with pytest.raises(secagg.PlanError) as caught:
-        make_plan(**PLAN_BREAKS[rule.id])
+        make_plan(**MASKED_BREAKS[rule.id])
     assert caught.value.rule == rule.id
     assert caught.value.field is not None
 
 
-@pytest.mark.parametrize("rule", PLAN_RULES, ids=rule_name)
-def test_without_the_rule_that_plan_can_be_built(
-    rule: Rule, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(secagg.Plan, rule.method, lambda self: None)
-    try:
-        make_plan(**PLAN_BREAKS[rule.id])
-    except secagg.PlanError as error:
-        assert error.rule in rule.also
-    else:
-        assert not rule.also
-
-
 def test_every_rule_has_a_scenario_and_every_scenario_a_rule() -> None:
     assert set(SCENARIOS) == {(rule.party, rule.id) for rule in PARTIES}
-    assert set(PLAN_BREAKS) == {rule.id for rule in PLAN_RULES}
+    assert set(MASKED_BREAKS) == {rule.id for rule in PLAN_RULES}
     assert len({(rule.party, rule.id) for rule in RULES}) == len(RULES)
 
 

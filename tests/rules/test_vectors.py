@@ -75,6 +75,7 @@ def test_every_rule_that_a_message_can_break_has_a_committed_vector() -> None:
     # These are broken by a constructor, a second submit, an older state or another round.
     elsewhere = {
         ("client", "floors"),
+        ("client", "model-allowed"),
         ("client", "input-once"),
         ("client", "dump-age"),
         ("server", "dump-age"),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.world import make_plan, sparse_plan
 from secagg_protocols.masked_sum import Client, messages
 from support.puppet import Puppet
-from support.world import make_plan, sparse_plan
 
 
 def consent_plan(n: int, colluding: int, max_dropouts: int) -> secagg.Plan:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.site_vectors import VICTIM, play
+from secagg.attacks.arena.world import MODEL, SESSION, World, digest, make_plan, people
 from secagg_protocols import dumps
 from secagg_protocols.masked_sum import masks, messages
-from support.scenarios import VICTIM, play
-from support.world import MODEL, SESSION, World, digest, make_plan, people
 
 
 def one_site(**changes: Any) -> Any:

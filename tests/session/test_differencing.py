@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import secagg
+from secagg.attacks.arena.played import reload
+from secagg.attacks.arena.world import World, digest, people
 from secagg_protocols.masked_sum import Client, messages
 from secagg_protocols.registers import (
     inputs_register,
@@ -16,7 +18,6 @@ from secagg_protocols.registers import (
     unpack_released,
     unpack_tags,
 )
-from support.played import reload
 from support.subtracting import (
     NAMES,
     VICTIM,
@@ -30,7 +31,6 @@ from support.subtracting import (
     truth,
     without,
 )
-from support.world import World, digest, people
 
 # (a) One model, asked for again from one site fewer.
 

@@ -4,7 +4,6 @@ through (or meets the rule that the table names) once exactly that method is ove
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ from typing import Any
 import pytest
 
 import secagg.session
-from secagg.session import Agreement, Finished, HolderSession, Opened, SiteSession, Slot, messages
+from secagg.attacks.arena.holder_session_vectors import Cheating as HolderCheating
+from secagg.attacks.arena.tables import session_table
+from secagg.attacks.rulebook import play_rule
+from secagg.session import Agreement, Finished, HolderSession, Opened, SiteSession, messages
 from secagg.session.rules import HOLDER_RULES
 from secagg_protocols.errors import EquivocationError, MisuseError, SecAggError
 from secagg_protocols.events import Dropped, Ignored, Send
@@ -26,96 +28,22 @@ from support.paillier_sessions import SERVER, Played, session_plan
 __all__ = ["short_keys"]
 pytestmark = pytest.mark.usefixtures("short_keys")
 ROOT = Path(secagg.session.__file__).parent
-#: What an attack comes to: ids of rules that answered it, empty where it went through.
-Answers = list[str]
+TABLE = session_table()
 
 
-class Cheating(Played):
-    """A session whose server's frames the test makes up, with the server's own key."""
+class Cheating(HolderCheating):
+    """Under the short key of the tests."""
 
-    def __init__(self, holder: type[HolderSession] = HolderSession, **more: Any) -> None:
-        super().__init__(session_plan(), classes={"h0": holder, **more})
-
-    def order(
-        self, exchange: int, number: int, *parts: bytes, stated: tuple[bytes, bytes] | None = None
-    ) -> bytes:
-        """An order to h0 that the server signs."""
-        model, parameters = stated or (bytes(32), b"")
-        table = tuple(messages.Part.of(number, [data], 64) for data in parts)
-        header = messages.Order(exchange, int(Slot.REVEAL), number, model, parameters, table)
-        control, _ = self.hub._frame(messages.ORDER, self.plan.clients, header)
-        return b"".join((control, *parts))
-
-    def answers(self, data: bytes) -> Answers:
-        """Rules that h0 names when it is given these bytes."""
-        try:
-            events = self.parties["h0"].receive(data, sender=SERVER)
-        except SecAggError as error:
-            assert self.parties["h0"].ended is error
-            return [error.rule]
-        self.said += [("h0", event) for event in events]
-        return [e.error.rule for e in events if isinstance(e, (Dropped, Ignored))]
-
-    def inputs(self) -> bytes:
-        """Play a round up to the order to open, which h0 has not been given."""
-        self.begin()
-        self.pump()
-        self.close()
-        return next(data for _, to, data in self.mail if to == "h0")
-
-
-def two_orders_for_one_exchange(holder: type[HolderSession]) -> Answers:
-    played = Cheating(holder)
-    assert played.answers(played.order(1, 0)) == []
-    return played.answers(played.order(1, 5))
-
-
-def the_same_round_again(holder: type[HolderSession]) -> Answers:
-    """After its answer a holder is asked to open in the same round once more."""
-    played = Cheating(holder)
-    order = played.inputs()
-    assert played.answers(order) == []
-    contexts = played.hub._current.contexts
-    ((number, request),) = messages.read_bundle(order, trailer_size=64)
-    stated = contexts.model_hash, contexts.parameters
-    found = played.answers(
-        played.order(played.hub.exchange + 1, number, bytes(request), stated=stated)
-    )
-    assert len(played.of("h0", Opened)) == 1
-    return found
-
-
-def two_models_for_one_round(holder: type[HolderSession]) -> Answers:
-    played = Cheating(holder)
-    order = played.inputs()
-    ((number, request),) = messages.read_bundle(order, trailer_size=64)
-    other = played.order(played.hub.exchange, number, bytes(request), stated=(bytes(32), b""))
-    found = played.answers(other)
-    # The request is bound to the true model: without the rule it is that one which is opened.
-    assert bool(found) != bool(played.of("h0", Opened))
-    return found
-
-
-ATTACKS: dict[str, Callable[[type[HolderSession]], Answers]] = {
-    "order-once": two_orders_for_one_exchange,
-    "order-sequence": the_same_round_again,
-    "one-model": two_models_for_one_round,
-}
-
-
-def control(kind: type[Any], rule: Rule) -> type[Any]:
-    return type(f"{kind.__name__}Without", (kind,), {rule.method: lambda self, *_a, **_k: None})
+    def __init__(self, holder: type[HolderSession] = HolderSession) -> None:
+        super().__init__(holder, session_plan())
 
 
 @pytest.mark.parametrize("rule", HOLDER_RULES, ids=lambda rule: rule.id)
-def test_a_holder_refuses_by_the_rule(rule: Rule) -> None:
-    assert ATTACKS[rule.id](HolderSession) == [rule.id]
-
-
-@pytest.mark.parametrize("rule", HOLDER_RULES, ids=lambda rule: rule.id)
-def test_without_the_rule_the_attack_passes_or_meets_a_named_one(rule: Rule) -> None:
-    found = ATTACKS[rule.id](control(HolderSession, rule))
-    assert found == [name for name in rule.also if name != "structure"]
+def test_the_rule_and_only_the_rule_stops_its_attack(rule: Rule) -> None:
+    row = play_rule(TABLE, rule, HolderSession)
+    assert row.why == ""
+    assert row.refused == (rule.id,)
+    assert row.control == rule.also
 
 
 def test_every_rule_is_one_method_that_is_called_from_one_place() -> None:

@@ -11,6 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 import secagg
+from secagg.attacks.arena.played import refused, reload
+from secagg.attacks.arena.world import MODEL, SESSION, World, make_plan, people
 from secagg_protocols import site
 from secagg_protocols.journal.format import HEAD_SIZE
 from secagg_protocols.masked_sum import Client, messages
@@ -30,9 +32,7 @@ from secagg_protocols.registers import (
     unpack_released,
     unpack_tags,
 )
-from support.played import refused, reload
 from support.releases import PLAN, N, play, rules
-from support.world import MODEL, SESSION, World, make_plan, people
 
 
 class Flaky(secagg.MemoryJournal):

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import secagg
+from secagg.attacks.arena.played import refused
+from secagg.attacks.arena.world import make_plan, sparse_plan
 from secagg_protocols.masked_sum import Client, messages
 from secagg_protocols.registers import (
     NOTHING_RELEASED,
@@ -25,7 +27,6 @@ from secagg_protocols.registers import (
     unpack_released,
 )
 from support.equations import rank, reduced
-from support.played import refused
 from support.releases import (
     BLOCK,
     COLLUDING,
@@ -39,7 +40,6 @@ from support.releases import (
     site_of,
     sites_of,
 )
-from support.world import make_plan, sparse_plan
 
 
 class Unruled(Client):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.arena.world import World, make_plan, people
 from secagg_protocols.masked_sum import Client, messages
 from support.subtracting import (
     VICTIM,
@@ -26,7 +27,6 @@ from support.subtracting import (
     truth,
     without,
 )
-from support.world import World, make_plan, people
 
 TWELVE = [f"s{i}" for i in range(12)]
 WHOLE, NORTH, SOUTH = TWELVE, TWELVE[:6], TWELVE[6:]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import secagg
+from secagg.attacks.arena.world import MODEL, SESSION, World, make_plan, people
 from secagg.session import transcript as module
 from secagg.session.messages import ORDER, Order, Part, Slot, session_context
 from secagg.session.transcript import (
@@ -26,7 +27,6 @@ from secagg.session.transcript import (
     Whole,
 )
 from secagg_protocols import wire
-from support.world import MODEL, SESSION, World, make_plan, people
 
 PLAN = make_plan(4, length=2000, max_dropouts=0)
 

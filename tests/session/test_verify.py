@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import secagg
+from secagg.attacks.arena.world import MODEL, SESSION, World, digest, make_plan, sparse_plan
 from secagg.session import messages as control
 from secagg.session.audit import Verdict, audit
 from secagg.session.audit_checks import Checks
@@ -26,7 +27,6 @@ from secagg_protocols.masked_sum import Client, Server, messages
 from secagg_protocols.result import aggregate_digest
 from secagg_protocols.rules import Rule
 from support.puppet import Puppet
-from support.world import MODEL, SESSION, World, digest, make_plan, sparse_plan
 
 PLAN = make_plan()
 #: (kind number, sender, recipient, frame), as a world keeps them.

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from secagg.attacks.arena.world import digest
 from secagg_protocols.stages import Bounds, Stage, Totals
 from secagg_protocols.stages.base import TILE, ArrayEncoder
-from support.world import digest
 
 
 def seeds() -> Any:

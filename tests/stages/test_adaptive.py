@@ -13,9 +13,9 @@ import pytest
 from stages.contract import RealInputs, StageContract
 
 import secagg
+from secagg.attacks.arena.world import digest, make_plan, people
 from secagg_protocols.stages import WITHIN, Noise, Pipeline
 from support.noise import CENTRAL, GAUSSIAN
-from support.world import digest, make_plan, people
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dp_reference.json"
 ADAPTIVE = secagg.AdaptiveClip(clip=2.0, quantile=0.8, rate=0.1, lowest=0.5, highest=8.0)

@@ -11,10 +11,10 @@ import pytest
 from stages.contract import IntegerStageContract
 
 import secagg
+from secagg.attacks.arena.world import digest
 from secagg_protocols.stages import Bounds, quantise
 from secagg_protocols.stages.base import ArrayEncoder
 from secagg_protocols.stages.quantise import conditional_square
-from support.world import digest
 
 CLIP = 1.5
 

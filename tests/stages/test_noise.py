@@ -13,12 +13,12 @@ import scipy.stats
 from stages.contract import IntegerStageContract, seeds
 
 import secagg
+from secagg.attacks.arena.world import digest
 from secagg_native import sampler
 from secagg_protocols.stages import Bounds, Noise, Pipeline
 from secagg_protocols.stages.base import TILE, ArrayEncoder
 from secagg_protocols.stages.noise import MOST_SCALE, MOST_VARIANCE
 from support.noise import CENTRAL, GAUSSIAN, LAPLACE, LAWS, SKELLAM, drawn, law_of, pmf, quiet
-from support.world import digest
 
 COUNTS = secagg.Integers(-20, 100)
 

@@ -10,9 +10,9 @@ import pytest
 from stages.contract import RealInputs, StageContract
 
 import secagg
+from secagg.attacks.arena.world import digest
 from secagg_protocols.stages import Bounds, Pipeline, Stage, Totals
 from secagg_protocols.stages.base import TILE, ArrayEncoder
-from support.world import digest
 
 
 def rotated(x: np.ndarray[Any, Any], context: bytes, stage: Stage | None = None) -> Any:

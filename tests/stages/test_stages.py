@@ -11,9 +11,9 @@ import pytest
 from stages.contract import IntegerStageContract, RealInputs, StageContract, seeds
 
 import secagg
+from secagg.attacks.arena.world import digest
 from secagg_protocols.stages import Bounds, Pipeline
 from secagg_protocols.stages.base import TILE
-from support.world import digest
 
 
 class TestClipLinf(RealInputs, StageContract):

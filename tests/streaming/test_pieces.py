@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import secagg
 from secagg import MisuseError, Send
+from secagg.attacks.arena.world import World, digest, make_plan
 from secagg_protocols import keys, lift, result, wire
 from secagg_protocols.masked_sum import Client
 from secagg_protocols.stages.base import TILE
-from support.world import World, digest, make_plan
 
 # Frames.
 

@@ -10,9 +10,9 @@ import pytest
 
 import secagg
 from secagg import MisuseError, Send
+from secagg.attacks.arena.world import World, make_plan
 from secagg_native import bitpack
 from secagg_protocols.masked_sum import messages
-from support.world import World, make_plan
 
 VICTIM = "s2"
 

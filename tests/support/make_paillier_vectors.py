@@ -14,11 +14,11 @@ from typing import Any
 from unittest.mock import patch
 
 import secagg
+from secagg.attacks.arena import paillier_vectors, paillier_world
+from secagg.attacks.arena.paillier_world import PaillierWorld
 from secagg_protocols.paillier import KeyShare, PrivateKey, PublicKey
 from secagg_protocols.paillier_sum import Client, Holder, Server
-from support import paillier_scenarios, paillier_world
 from support.make_vectors import ROOT, header, recording, registers
-from support.paillier_world import PaillierWorld
 
 FOLDER = ROOT / "vectors" / "paillier_sum"
 KEYS = FOLDER / "keys.json"
@@ -47,7 +47,7 @@ def dealing(holders: int, threshold: int) -> Dealing:
 
 @contextmanager
 def stored_keys() -> Iterator[None]:
-    """Worlds and scenarios use the keys of the file."""
+    """Worlds and vectors use the keys of the file."""
 
     def dealt(
         holders: int,
@@ -63,7 +63,7 @@ def stored_keys() -> Iterator[None]:
 
     with (
         patch.object(paillier_world, "dealt", dealt),
-        patch.object(paillier_scenarios, "dealt", dealt),
+        patch.object(paillier_vectors, "dealt", dealt),
     ):
         yield
 
@@ -117,7 +117,7 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
 def bad() -> Iterator[tuple[str, dict[str, Any]]]:
     """One file per rule that a message can break: the script up to the refusal."""
     kinds = {"server": Server, "holder": Holder}
-    for (party, rule), play in sorted(paillier_scenarios.SCENARIOS.items()):
+    for (party, rule), play in sorted(paillier_vectors.SCENARIOS.items()):
         kind = kinds.get(party, Client)
         log: list[dict[str, Any]] = []
         built: list[tuple[Any, dict[str, str]]] = []

@@ -15,6 +15,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import secagg
+from secagg.attacks.arena.site_vectors import SCENARIOS
+from secagg.attacks.arena.world import World, digest, make_plan, sparse_plan
 from secagg_protocols.masked_sum import Client, Server
 from secagg_protocols.masked_sum.rules import RULES
 from secagg_protocols.paillier_sum.rules import RULES as PAILLIER_RULES
@@ -27,8 +29,6 @@ from secagg_protocols.registers import (
 from secagg_protocols.rules import Rule
 from secagg_protocols.shared_rules import HUB_RULES, PARTY_RULES, SITE_RULES
 from secagg_protocols.site import SiteParty
-from support.scenarios import SCENARIOS
-from support.world import World, digest, make_plan, sparse_plan
 
 ROOT = Path(__file__).parents[2] / "protocols"
 FOLDER = ROOT / "vectors" / "masked_sum"

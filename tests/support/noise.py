@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 import secagg
+from secagg.attacks.arena import paillier_world
+from secagg.attacks.arena.world import MODEL, SESSION, digest, people
 from secagg_native import sampler
 from secagg_protocols.keys import digest_of
 from secagg_protocols.masked_sum.masks import SiteSecrets
 from secagg_protocols.party import Contexts
 from secagg_protocols.plain_sum import PlainClient, PlainServer
 from secagg_protocols.stages import Noise, Pipeline
-from support import paillier_world
-from support.world import MODEL, SESSION, digest, people
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 #: (name of a party, round, count of the call) -> 32 bytes; the private entropy seam.

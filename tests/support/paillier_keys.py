@@ -1,22 +1,12 @@
 """Fixed keys of safe primes. They are published here: never use them for anything but tests."""
 
-import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 
+from secagg.attacks.arena.paillier_keys import primes
 from secagg_protocols.paillier import PrivateKey, keys
 from secagg_protocols.paillier.primes import is_prime
-
-FILE = Path(__file__).parents[1] / "golden" / "paillier_keys.json"
-
-
-@cache
-def primes(bits, number=0):
-    """(p, q) of the fixed key ``number`` of ``bits`` bits: two of 1024, 2048, 3072, one of 4096."""
-    found = [key for key in json.loads(FILE.read_text())["keys"] if key["bits"] == bits]
-    return int(found[number]["p"], 16), int(found[number]["q"], 16)
 
 
 @cache

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 import secagg
+from secagg.attacks.arena.world import MODEL, SESSION, digest, people
 from secagg_native import add_keystreams, bitpack
 from secagg_protocols import shamir, wire
 from secagg_protocols.lift import lift
 from secagg_protocols.masked_sum import Client, masks, messages
 from secagg_protocols.masked_sum.graph import draw
-from support.world import MODEL, SESSION, digest, people
 
 #: Site -> the set of sites that it is told.
 Told = Callable[[int], frozenset[int]]

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import secagg
+from secagg.attacks.arena.played import refused
+from secagg.attacks.arena.world import MODEL, SESSION, World, make_plan, people
 from secagg_protocols.masked_sum import Client
-from support.played import refused
-from support.world import MODEL, SESSION, World, make_plan, people
 
 N, HONEST, COLLUDING = 10, 2, 1
 BLOCK = HONEST + COLLUDING

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import secagg
+from secagg.attacks.arena.world import World, make_plan, people
 from secagg.session import SiteSession, Slot
 from secagg_protocols.masked_sum import Client
 from support.equations import reduced
 from support.sessions import Played
-from support.world import World, make_plan, people
 
 N = 10
 NAMES = [f"s{i}" for i in range(N)]

@@ -21,7 +21,7 @@ from ..keys import (
     KEY_SIZE,
     SEED_SIZE,
 )
-from ..party import Kind
+from ..kinds import Kind
 from ..plan import Plan
 from ..result import Result, result_size, ring_size
 from ..roster import SERVER_NAME

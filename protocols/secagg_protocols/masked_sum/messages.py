@@ -8,7 +8,7 @@ import msgspec
 
 from ..events import Step
 from ..keys import KEY_SIZE, TAG_SIZE
-from ..party import Kind
+from ..kinds import Kind
 from ..plan import Plan, masked_of
 from ..result import Result, result_size, ring_size
 from ..shamir import SHARE_SIZE

@@ -16,7 +16,7 @@ from ..events import Dropped, Event, Ignored, Progress, Step
 from ..hub import Message
 from ..journal import JOURNAL_IO_RULE
 from ..keys import KEY_SIZE, SEED_SIZE, ExchangeKey
-from ..party import Kind
+from ..kinds import Kind
 from ..plan import Plan
 from ..result import ring_size
 from ..shamir import SHARE_SIZE, decode_shares

@@ -11,7 +11,7 @@ from ..errors import DecodeError, MisuseError, PeerError, ThresholdError
 from ..events import Step
 from ..hub import ServerParty
 from ..keys import KEY_SIZE, ExchangeKey, agree, clamp
-from ..party import Kind
+from ..kinds import Kind
 from . import masks
 
 _ANY_SCALAR: Final = ExchangeKey(bytes(range(KEY_SIZE)))

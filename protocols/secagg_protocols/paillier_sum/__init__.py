@@ -1,7 +1,23 @@
 """Paillier sum: sites encrypt, the server multiplies, holders open only the sum."""
 
-from .client import Client
-from .holder import Holder
-from .server import Server
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .holder import Holder
+    from .server import Server
+
+#: Loaded when they are used: who only reads messages has no party in its process.
+_PARTIES: Final = {"Client": ".client", "Holder": ".holder", "Server": ".server"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTIES:
+        return getattr(importlib.import_module(_PARTIES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Client", "Holder", "Server"]

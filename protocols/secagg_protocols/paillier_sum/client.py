@@ -13,9 +13,9 @@ from secagg_native import aes_ctr
 from ..errors import MisuseError, PeerError, SecAggError
 from ..events import Event, Ignored, Send, Step
 from ..keys import SEED_SIZE, hkdf, stage_seed
+from ..kinds import Kind
 from ..paillier import knowledge
 from ..paillier.keys import Words
-from ..party import Kind
 from ..plan import Plan
 from ..result import Result, result_size
 from ..roster import SERVER_NAME

@@ -11,8 +11,8 @@ from ..events import Done, Event, Ignored, Progress, Send, Step
 from ..floors import Floors
 from ..journal import JOURNAL_IO_RULE
 from ..keys import digest_of
+from ..kinds import Kind
 from ..paillier import KeyShare, PrivateKey, opening, threshold
-from ..party import Kind
 from ..plan import Plan
 from ..roster import SERVER_NAME
 from ..wire import SERVER, Buffer, Frame

@@ -8,8 +8,8 @@ from typing import Annotated, Final
 import msgspec
 
 from ..events import Step
+from ..kinds import Kind
 from ..paillier import Layout, knowledge, opening, threshold
-from ..party import Kind
 from ..plan import PaillierSum, Plan
 from ..result import Result, result_size
 from ..wire import (

@@ -13,9 +13,9 @@ from ..events import Dropped, Event, Ignored, Progress, Send, Step
 from ..hub import Message
 from ..journal import JOURNAL_IO_RULE
 from ..keys import SEED_SIZE
+from ..kinds import Kind
 from ..paillier import threshold
 from ..paillier.keys import Words
-from ..party import Kind
 from ..plan import Plan
 from ..wire import SERVER, Buffer, Frame, to_bitmap
 from . import messages

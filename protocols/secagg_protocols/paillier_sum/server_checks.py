@@ -8,9 +8,9 @@ from typing import Any
 from ..errors import MisuseError, PeerError
 from ..events import Step
 from ..hub import ServerParty
+from ..kinds import Kind
 from ..paillier import opening, threshold
 from ..paillier.keys import Words
-from ..party import Kind
 from . import messages
 from .inputs import InputChecks
 

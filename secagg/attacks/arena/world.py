@@ -1,7 +1,8 @@
 """A world of parties with known identities and seeds, and ways to tamper with their messages.
 
-Tests use it to play any party: frames are taken apart, changed and sealed again under the key
-of the party that is played. Everything is derived from names, so transcripts repeat.
+It plays any party of a masked sum: frames are taken apart, changed and sealed again under the key
+of the party that is played. Everything is derived from names, so transcripts repeat, and nothing
+here is secret: never use these identities for anything else.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ def people(n: int) -> tuple[secagg.Roster, dict[str, secagg.Identity]]:
     return roster, identities
 
 
-def make_plan(n: int = 7, **changes: Any) -> secagg.Plan:
-    """A malicious-server plan for ``n`` sites, one of them colluding, one dropout."""
+def make_plan(n: int = 7, *, kind: Any = secagg.Plan, **changes: Any) -> secagg.Plan:
+    """A malicious-server plan for ``n`` sites, one of them colluding, one dropout.
+
+    kind: the class of the plan, for a control. changes: fields that differ.
+    """
     fields: dict[str, Any] = {
         "roster": people(n)[0],
         "length": 5,
@@ -52,7 +56,8 @@ def make_plan(n: int = 7, **changes: Any) -> secagg.Plan:
         "suite": secagg.SUITE,
         "security_bits": 40,
     }
-    return secagg.Plan(**(fields | changes))
+    made: secagg.Plan = kind(**(fields | changes))
+    return made
 
 
 def sparse_plan() -> secagg.Plan:
@@ -126,6 +131,7 @@ class World:
 
     @property
     def server(self) -> Any:
+        """The party that collects."""
         return self.parties["server"]
 
     def reseal(
@@ -170,12 +176,15 @@ class World:
         return wire.decode_header(kind.header, found.header), bytes(found.tail)
 
     def index(self, name: str) -> int:
+        """A party's index on the wire."""
         return wire.SERVER if name == "server" else self.plan.roster.index(name)
 
     def name(self, index: int) -> str:
+        """The party of an index on the wire."""
         return "server" if index == wire.SERVER else self.plan.roster.names[index]
 
     def bitmap(self, *sites: int) -> bytes:
+        """A set of sites as it travels."""
         return wire.to_bitmap(sites, self.plan.clients)
 
     def deliver(self, frame: bytes, sender: str, recipient: str) -> list[Any]:
@@ -191,8 +200,8 @@ class World:
                 self.log.append((recipient, kind, error))
                 continue
             for event in events:
-                error = getattr(event, "error", None)
-                self.log.append((recipient, kind, event if error is None else error))
+                fault = getattr(event, "error", None)
+                self.log.append((recipient, kind, event if fault is None else fault))
             out += events
         return out
 
@@ -229,8 +238,14 @@ class World:
             if name == party and kind in {None, number} and isinstance(what, secagg.SecAggError)
         ]
 
+    @property
+    def announced(self) -> tuple[str, ...]:
+        """The survivors of the finished round. ``MisuseError`` before there is a result."""
+        if self.result is None:
+            raise secagg.MisuseError("this round has no result", rule="arguments")
+        return self.result.survivors
+
     def expected(self) -> list[int]:
         """The exact sum over the announced survivors, in plain integers."""
-        assert self.result is not None
-        columns = zip(*(self.vectors[n].tolist() for n in self.result.survivors), strict=True)
+        columns = zip(*(self.vectors[n].tolist() for n in self.announced), strict=True)
         return [sum(column) for column in columns]

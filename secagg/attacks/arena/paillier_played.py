@@ -1,4 +1,4 @@
-"""How an attack on a party of a Paillier sum is played, as :mod:`support.played` has it."""
+"""How an attack on a party of a Paillier sum is played; for a masked sum: :mod:`.played`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import secagg
+from secagg.attacks.arena.paillier_world import PaillierWorld, make_plan, one_key_plan
+from secagg.attacks.arena.played import NotPlayedError, Scenario
+from secagg.attacks.arena.world import SESSION
 from secagg_protocols.dumps import read_dump
 from secagg_protocols.paillier_sum import Holder, Server
-from support.paillier_world import PaillierWorld, make_plan, one_key_plan
-from support.world import SESSION
 
-Scenario = Callable[[type[Any]], list[str]]
+#: (party, rule) -> the rule's negative vector. Filled by ``paillier_vectors``.
 SCENARIOS: dict[tuple[str, str], Scenario] = {}
 
 
 def scenario(party: str, rule: str) -> Callable[[Scenario], Scenario]:
-    """Enter the negative vector of a rule."""
+    """Enter the negative vector of a rule into the table."""
 
     def keep(function: Scenario) -> Scenario:
         SCENARIOS[party, rule] = function
@@ -81,7 +82,7 @@ def play(
         world.run()
     except StopIteration:
         return answers
-    raise AssertionError("the attack was never played")
+    raise NotPlayedError(f"no message of kind {kind.number} came to {name}")
 
 
 def reload(

@@ -1,7 +1,7 @@
-"""A world of parties of a Paillier sum with known identities and seeds, as :mod:`support.world`.
+"""A world of parties of a Paillier sum with known identities and seeds, as :mod:`.world`.
 
-Keys of safe primes are those of the tests; the dealing of a key to holders is done once in a
-process.
+Keys are the fixed ones of :mod:`.paillier_keys`; the dealing of a key to holders is done once in
+a process.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 import secagg
+from secagg.attacks.arena.paillier_keys import primes
+from secagg.attacks.arena.world import MODEL, SESSION, STAGES, Edit, World, digest
 from secagg_native.paillier import from_words, to_words
 from secagg_protocols import wire
 from secagg_protocols.paillier import KeyShare, PrivateKey, PublicKey, modulus_proof, split
 from secagg_protocols.paillier_sum import Client, Holder, Server, messages
 from secagg_protocols.plan import PAILLIER_SUITE
-from support.paillier_keys import primes
-from support.world import MODEL, SESSION, STAGES, Edit, World, digest
 
 Share = KeyShare | PrivateKey
 BITS = 2048
@@ -33,13 +33,19 @@ def private_key(bits: int = BITS, number: int = 0) -> PrivateKey:
     return PrivateKey(p, q, proof=modulus_proof.prove(p, q))
 
 
-@cache
 def dealt(
     holders: int, threshold: int, bits: int = BITS, *, knowledge_proofs: bool = True
 ) -> tuple[PublicKey, tuple[Share, ...]]:
-    """A public key and its holders' shares; of one holder with threshold 1, the key itself."""
-    if not knowledge_proofs:
-        return without_proofs(*dealt(holders, threshold, bits))
+    """A public key and its holders' shares; of one holder with threshold 1, the key itself.
+
+    Dealt once in a process, however it is asked for: another dealing would have other shares.
+    """
+    found = _dealt(holders, threshold, bits)
+    return found if knowledge_proofs else without_proofs(*found)
+
+
+@cache
+def _dealt(holders: int, threshold: int, bits: int) -> tuple[PublicKey, tuple[Share, ...]]:
     private = private_key(bits)
     if holders == 1:
         return private.public, (private,)
@@ -83,9 +89,13 @@ def make_plan(
     threshold: int = 2,
     colluding_holders: int = 0,
     knowledge_proofs: bool = True,
+    kind: Any = secagg.Plan,
     **changes: Any,
 ) -> secagg.Plan:
-    """A malicious-server plan for ``n`` sites, one of them colluding, one dropout."""
+    """A malicious-server plan for ``n`` sites, one of them colluding, one dropout.
+
+    kind: the class of the plan, for a control. changes: fields that differ.
+    """
     fields: dict[str, Any] = {
         "roster": people(n, holders)[0],
         "length": 5,
@@ -102,7 +112,8 @@ def make_plan(
         "suite": PAILLIER_SUITE,
         "security_bits": 40,
     }
-    return secagg.Plan(**(fields | changes))
+    made: secagg.Plan = kind(**(fields | changes))
+    return made
 
 
 def one_key_plan(n: int = 4, **changes: Any) -> secagg.Plan:
@@ -119,7 +130,8 @@ def shares_of(plan: secagg.Plan) -> dict[str, Share]:
     """Each holder's share of the plan's key."""
     key = messages.protocol_of(plan).key
     dealing = dealt(key.holders, key.threshold, knowledge_proofs=key.knowledge_proofs)
-    assert dealing[0] == key
+    if dealing[0] != key:
+        raise secagg.MisuseError("only plans under the fixed keys are played", rule="arguments")
     return {name: share for (name, _), share in zip(plan.roster.holders, dealing[1], strict=True)}
 
 
@@ -292,7 +304,8 @@ class PaillierWorld(World):
 
     def weighed(self) -> list[int]:
         """The exact weighted sum over the announced survivors, in plain integers."""
-        assert self.result is not None
-        names = self.result.survivors
-        rows = [[self.weights.get(n, 1) * v for v in self.vectors[n].tolist()] for n in names]
+        rows = [
+            [self.weights.get(name, 1) * value for value in self.vectors[name].tolist()]
+            for name in self.announced
+        ]
         return [sum(column) for column in zip(*rows, strict=True)]

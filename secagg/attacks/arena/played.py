@@ -6,15 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import secagg
+from secagg.attacks.arena.world import SESSION, World, make_plan
 from secagg_protocols import wire
-from support.world import SESSION, World, make_plan
+from secagg_protocols.dumps import read_dump
 
+#: Takes the class that the victim is built from; returns the rules that refused, in order.
 Scenario = Callable[[type[Any]], list[str]]
+#: (party, rule) -> the rule's negative vector. Filled by ``site_vectors`` and ``server_vectors``.
 SCENARIOS: dict[tuple[str, str], Scenario] = {}
 VICTIM = "s0"
+#: Said by a vector, or in a table's ``also``: no rule refused, and yet there was nothing to use.
+STRUCTURE = "structure"
+
+
+class NotPlayedError(RuntimeError):
+    """The round ended before the message that the attack changes: nothing was tested."""
 
 
 def scenario(party: str, rule: str) -> Callable[[Scenario], Scenario]:
+    """Enter the negative vector of a rule into the table."""
+
     def keep(function: Scenario) -> Scenario:
         SCENARIOS[party, rule] = function
         return function
@@ -29,6 +40,21 @@ def refused(call: Callable[[], Any]) -> list[str]:
     except secagg.SecAggError as error:
         return [error.rule]
     return []
+
+
+def need(holds: bool) -> None:
+    """What has to hold before or beside an attack; :class:`NotPlayedError` where it does not."""
+    if not holds:
+        raise NotPlayedError("the attack did not run as it is written")
+
+
+def ended(attack: Callable[[], bool]) -> list[str]:
+    """Rules that refused an attack, or nothing where it went through, as it says itself."""
+    through: list[bool] = []
+    rules = refused(lambda: through.append(attack()))
+    if not rules and through != [True]:
+        raise NotPlayedError("nothing refused the attack, and it came to nothing")
+    return rules
 
 
 def play(
@@ -82,7 +108,7 @@ def play(
         world.run(drop)
     except StopIteration:
         return answers
-    raise AssertionError("the attack was never played")
+    raise NotPlayedError(f"no message of kind {kind.number} came to {name}")
 
 
 def members(frame_bitmap: bytes, n: int) -> list[int]:
@@ -91,14 +117,13 @@ def members(frame_bitmap: bytes, n: int) -> list[int]:
 
 
 def changed(header: Any, **changes: Any) -> Any:
+    """A header with some fields changed."""
     fields = {name: getattr(header, name) for name in header.__struct_fields__}
     return type(header)(**(fields | changes))
 
 
 def reload(kind: type[Any], world: World, name: str, dump: bytes) -> Any:
     """Load a dump into ``kind``, as ``secagg.load`` does for the real classes."""
-    from secagg_protocols.dumps import read_dump
-
     common: dict[str, Any] = {
         "identity": world.identities[name],
         "session": SESSION,

@@ -1,4 +1,4 @@
-"""The attacks on the server: what each of its rules refuses."""
+"""For every rule of the server, the attack that it stops: its negative vector, played live."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from secagg_native import bitpack
-from secagg_protocols.masked_sum import Client, messages
-from support.played import (
+from secagg.attacks.arena.played import (
     play,
     refused,
     reload,
     scenario,
 )
-from support.world import World, digest, make_plan, sparse_plan
-
-# The server.
+from secagg.attacks.arena.world import World, digest, make_plan, sparse_plan
+from secagg_native import bitpack
+from secagg_protocols.masked_sum import Client, messages
+from secagg_protocols.masked_sum.graph import draw
 
 
 @scenario("server", "step-order")
@@ -93,8 +92,6 @@ def _(victim: type[Any]) -> list[str]:
     world = World(sparse_plan(), classes={"server": victim})
     world.server.start()
     near = world.server._graph_seed
-    from secagg_protocols.masked_sum.graph import draw
-
     away = {world.name(i) for i in draw(world.plan, near)[0][:4]}
     for name in world.plan.roster.names:
         if name not in away:

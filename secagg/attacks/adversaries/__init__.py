@@ -1,0 +1,1 @@
+"""Active adversaries: they know messages and the keys of the role they play, and no party."""

@@ -1,0 +1,7 @@
+// Cells open when they are linked to, and all open to be printed.
+const show=()=>{const at=document.getElementById(decodeURIComponent(location.hash.slice(1)));
+if(at&&at.tagName==="DETAILS"){at.open=true;at.scrollIntoView({block:"start"})}};
+addEventListener("hashchange",show);addEventListener("DOMContentLoaded",show);
+document.addEventListener("click",e=>{const a=e.target.closest("a[href^='#']");
+if(a&&a.hash===location.hash)show()});
+addEventListener("beforeprint",()=>document.querySelectorAll("details").forEach(d=>d.open=true));

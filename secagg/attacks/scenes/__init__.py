@@ -1,0 +1,1 @@
+"""What each attack is run against, with its controls, and the judgement: they know the truth."""

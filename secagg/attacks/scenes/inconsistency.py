@@ -1,0 +1,278 @@
+"""Row 12: a model that leaves one site alone in the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, NamedTuple
+
+import numpy as np
+
+import secagg
+from secagg_protocols.keys import SEED_SIZE
+from secagg_protocols.masked_sum import messages
+from secagg_protocols.paillier_sum import Holder
+from secagg_protocols.plan import Plan
+
+from ..arena.controls import changed, without
+from ..arena.paillier_world import PaillierWorld
+from ..arena.world import World
+from ..attack import Frame
+from ..columns import MASKED, PAILLIER, entropy, plan
+from ..finding import ControlRun, Figure, Finding, Measure, Picture, Verdict
+from ..keys import ModelInconsistency
+from ..scene import Lab, Scene
+from ..statistics import rate
+from .networks import CLASSES, SIDE, Floats, Network, Shape, digits, gradient
+from .rounds import (
+    VICTIM,
+    arena,
+    client_of,
+    encoded,
+    finish,
+    lifted,
+    no_model_hash,
+    plain_round,
+    sealed,
+    server_of,
+    transcript,
+)
+
+SHAPE: Final = Shape(SIDE * SIDE, 4, CLASSES)
+SAMPLES: Final = 8
+LEVELS: Final = 1000
+CLIP: Final = 8.0
+_DEAD: Final = -1e6
+
+
+class Tried(NamedTuple):
+    """One round. claim, right: the victim's gradient in the silent coordinates, or empty."""
+
+    hit: bool
+    rules: list[str]
+    claim: Floats
+    right: Floats
+    #: Part of the coordinates in which a site with the dead model has no gradient at all.
+    silent: float
+
+
+class ModelInconsistencyScene(Scene):
+    """Sites that train a small network on handwritten digits, under models of two kinds."""
+
+    attack = ModelInconsistency
+    expected: ClassVar[Mapping[str, Verdict | str]] = {"plain": Verdict.LEAKS} | dict.fromkeys(
+        (*MASKED, *PAILLIER), Verdict.PREVENTED
+    )
+
+    def investigate(self, lab: Lab, column: str) -> Finding:
+        stages = (secagg.ClipL2(CLIP), secagg.Quantise(LEVELS, "nearest"))
+        noisy: dict[str, Any] = {"l2_clip": CLIP} if column == "noise" else {}
+        made = plan(column, 4, SHAPE.length, stages=stages, **noisy)
+        trials = {
+            "plain": 1,
+            "paillier-one": lab.trials(1, 120),
+            "paillier-threshold": lab.trials(1, 40),
+            "sparse": lab.trials(2, 1000),
+            "noise": lab.trials(3, 1000),
+        }.get(column, lab.trials(3, 3000))
+        successes, refused, tried = 0, dict[str, None](), list[Tried]()
+        for trial in range(trials):
+            tried.append(self._try(lab, made, column, "full", trial))
+            successes += tried[-1].hit
+            refused |= dict.fromkeys(tried[-1].rules)
+            lab.step(trial + 1, trials)
+        controls, shown = ([], []) if column == "plain" else self._controls(lab, made, column)
+        pictures = [*_pictures("without protection" if column == "plain" else "full build", tried)]
+        pictures += _pictures("control", shown)
+        feature = "feature: model hash in the contexts"
+        seen = (
+            "The sum was the victim's gradient: the others had none but that of the last bias."
+            if successes
+            else "Sites with different models did not share a context. "
+            + (
+                "The holders refused the ciphertexts of the site with the other model."
+                if column in PAILLIER
+                else "Their masks did not cancel, and what the server opened was noise."
+            )
+        )
+        return Finding(
+            verdict=Verdict.LEAKS if successes else Verdict.PREVENTED,
+            tried=f"The server sent one of {made.clients} sites the model, and all others one "
+            "whose hidden units are dead, so that their gradients are zero; it then ran the round "
+            "with both, each under the context of its model.",
+            seen=seen,
+            trials=trials,
+            successes=successes,
+            stopped_by=() if successes else (feature, *refused),
+            measures=[
+                rate("gradients of the victim recovered", successes, trials),
+                Measure(
+                    name="part of the coordinates in which the other sites have no gradient",
+                    value=min(one.silent for one in tried),
+                    predicted=1 - CLASSES / SHAPE.length,
+                    law="all but the last bias",
+                ),
+            ],
+            controls=controls,
+            figures=[
+                Figure(
+                    title="Gradient of the first hidden unit: the victim's, and what was claimed",
+                    pictures=pictures,
+                )
+            ]
+            if pictures
+            else [],
+            parameters={
+                "n": made.clients,
+                "t": made.protocol.share_threshold,
+                "c": made.colluding,
+                "d": made.length,
+                "samples": SAMPLES,
+            },
+        )
+
+    def _controls(self, lab: Lab, made: Plan, column: str) -> tuple[list[ControlRun], list[Tried]]:
+        feature = "feature: model hash in the contexts"
+        kind, paillier = client_of(column), column in PAILLIER
+        blind = changed(kind, use_model=no_model_hash(kind))
+        # Without the hash there is one context for all, holders and server included.
+        others = changed(Holder, use_model=no_model_hash(Holder)) if paillier else None
+        runs = lab.trials(1, 3 if paillier else 10)
+        tried = [
+            self._try(lab, made, column, "blind", i, sites=blind, holders=others)
+            for i in range(runs)
+        ]
+        hits = sum(one.hit for one in tried)
+        controls = [ControlRun(overrides=(feature,), trials=runs, successes=hits)]
+        for rules in (("trailer",), ("knowledge",), ("trailer", "knowledge")) if paillier else ():
+            weak = without(Holder, *rules)
+            one = self._try(lab, made, column, "rules", 0, holders=weak)
+            controls.append(
+                ControlRun(
+                    overrides=tuple(f"holder.{rule}" for rule in rules),
+                    trials=1,
+                    successes=int(one.hit),
+                    expected=len(rules) == 2,
+                    note="" if one.hit else f"refused by {', '.join(one.rules)}",
+                )
+            )
+        return controls, tried
+
+    def _try(
+        self,
+        lab: Lab,
+        made: Plan,
+        column: str,
+        label: str,
+        trial: int,
+        *,
+        sites: type[Any] | None = None,
+        holders: type[Any] | None = None,
+    ) -> Tried:
+        """One round: what was claimed, what would be right, and who refused what."""
+        rng, names = lab.rng(label, trial), made.roster.names
+        alive = Network.initial(SHAPE, rng)
+        dead = Network(alive.W * 0.0, alive.b * 0.0 + _DEAD, alive.V, alive.c)
+        x, y = digits()
+        vectors = []
+        for name in names:
+            batch = rng.choice(len(x), size=SAMPLES, replace=False)
+            net = alive if name == VICTIM else dead
+            vectors.append(gradient(net, x[batch], y[batch])[0].vector)
+        at, seed = names.index(VICTIM), lab.digest(label, trial)
+        models = dict.fromkeys([*names, "server", *(n for n, _ in made.roster.holders)], dead)
+        model = {name: net.vector.tobytes() for name, net in (models | {VICTIM: alive}).items()}
+        rules: list[str] = []
+        spread = 0.0
+        if column == "plain":
+            _, parties = plain_round(made, vectors)
+            party = parties[VICTIM]
+            inside = [
+                encoded(parties[name], vector, bytes(SEED_SIZE))
+                for name, vector in zip(names, vectors, strict=True)
+            ]
+            own = inside[at]
+            total = party.pipeline.decode(lifted(made, sum(inside)), made.clients).sum
+        else:
+            # The server is the adversary, and overlooks what would stop its own round.
+            server = _overlooking(column, blind=sites is not None)
+            world = arena(
+                made,
+                vectors,
+                seed=seed,
+                models=model,
+                sites=sites,
+                holders=holders,
+                server=server,
+            )
+            world.edit = _both_contexts(world)
+            party = world.parties[VICTIM]
+            own = encoded(party, vectors[at], entropy(seed, VICTIM)(SEED_SIZE))
+            rules = [rule for rule in finish(world) if not rule.startswith("server.")]
+            total = None if world.result is None else world.result.sum
+            if world.result is not None:
+                spread = float(np.sqrt(world.result.noise_variance))
+        silent = dead_coordinates(SHAPE)
+        zeros = min(float((v == 0.0).mean()) for i, v in enumerate(vectors) if i != at)
+        arrays = {"silent": silent} | ({} if total is None else {"sum": np.asarray(total)})
+        given = transcript(
+            made,
+            [Frame(0, "server", name, model[name]) for name in (VICTIM, names[0])],
+            public={"victim": VICTIM},
+            models={0: model[VICTIM]},
+            arrays=arrays,
+        )
+        right = np.asarray(party.pipeline.decode(lifted(made, own), 1).sum)[silent]
+        claim = np.asarray(lab.attack(given).vectors.get(VICTIM, []), dtype=np.float64)
+        unit = CLIP / next(s.levels for s in made.stages if isinstance(s, secagg.Quantise))
+        # With noise, the other sites' own shares of it are on the sum.
+        reach = 0.5 * unit + 8 * spread
+        hit = claim.shape == right.shape and float(np.abs(claim - right).max()) <= reach
+        return Tried(hit, rules, claim, right, zeros)
+
+
+def _pictures(label: str, tried: list[Tried]) -> list[Picture]:
+    """The weights of the first hidden unit as an image, for the first round that has a claim."""
+    for one in tried:
+        if one.claim.shape == one.right.shape:
+            size = SIDE * SIDE
+            images = []
+            for values in (one.right[:size], one.claim[:size]):
+                reach = float(np.abs(values).max()) or 1.0
+                images.append((0.5 + values / (2 * reach)).tolist())
+            return [Picture(label=label, shape=(SIDE, SIDE), true=images[0], found=images[1])]
+    return []
+
+
+def dead_coordinates(shape: Shape) -> Any:
+    """Which coordinates of an update dead hidden units silence: all but the last bias."""
+    ones = np.ones(shape.classes)
+    last = Network(
+        np.zeros((shape.hidden, shape.inputs)),
+        np.zeros(shape.hidden),
+        np.zeros((shape.classes, shape.hidden)),
+        ones,
+    )
+    return last.vector == 0.0
+
+
+def _overlooking(column: str, *, blind: bool) -> type[Any]:
+    kind = server_of(column)
+    rules = ("trailer", "knowledge") if column in PAILLIER else ("trailer", "consent-set")
+    weak = without(kind, *rules, "sum-range")
+    return changed(weak, use_model=no_model_hash(kind)) if blind else weak
+
+
+def _both_contexts(world: World) -> Any:
+    """The server's messages to the victim, sealed under the context of the victim's own model."""
+
+    def edit(kind: int, sender: str, to: str, frame: bytes) -> list[bytes] | None:
+        if to != VICTIM or isinstance(world, PaillierWorld):
+            return None
+        header, tail = world.parts(frame)
+        identity, victim = world.identities["server"], world.parties[VICTIM]
+        return [sealed(victim, messages.KINDS[kind], "server", VICTIM, header, tail, identity)]
+
+    return edit
+
+
+__all__ = ["ModelInconsistencyScene", "dead_coordinates"]
