@@ -28,9 +28,10 @@ def risky_neurons(activations: npt.NDArray[Any], q: int = 2, beta: float = 1.0) 
 
     activations: [samples, neurons], one row a distinct sample of the site. Each entry says by how
     much the sample moved the neuron over the whole local training: the sum over all steps of the
-    derivative of the loss by what goes into the neuron, zero where the sample never activated it.
-    Counts or booleans will do where ``beta`` is 1. A sample that is used in several steps is still
-    one row: it must not be counted twice.
+    *absolute value* of the derivative of the loss by what goes into the neuron, zero where the
+    sample never activated it. Signed sums will not do: where steps cancel, the sample would look
+    as if it had never activated the neuron. Counts or booleans will do where ``beta`` is 1. A
+    sample that is used in several steps is still one row: it must not be counted twice.
 
     q: fewest samples that must have moved a neuron, from 1 (censors none that moved); beta: in
     (0, 1], the largest part that one sample may have in the sum of the absolute entries of a
@@ -40,20 +41,24 @@ def risky_neurons(activations: npt.NDArray[Any], q: int = 2, beta: float = 1.0) 
     A neuron that no sample moved has nothing to censor and is not named. :class:`MisuseError`
     (rule ``arguments``) for other shapes and values.
     """
-    table = np.asarray(activations)
-    if table.ndim != 2 or table.dtype.kind not in "biuf":
-        raise MisuseError("activations are numbers of shape [samples, neurons]", rule="arguments")
-    if not np.isfinite(table).all():
+    table = _array(activations, "biuf", "activations are numbers of shape [samples, neurons]")
+    with np.errstate(over="ignore"):
+        # Of a wider type: what is beyond a double becomes infinite, and is refused as such.
+        size = np.abs(table.astype(np.float64))
+    if not np.isfinite(size).all():
         raise MisuseError("activations have NaN or infinity", rule="arguments")
     if isinstance(q, bool) or not isinstance(q, int) or q < 1:
         raise MisuseError("q is a number of samples, from 1", rule="arguments")
-    if not 0 < beta <= 1:
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 < beta <= 1:
         raise MisuseError("beta lies above 0 and is at most 1", rule="arguments")
-    size = np.abs(table.astype(np.float64))
-    count = (size > 0).sum(axis=0)
+    count = (table != 0).sum(axis=0)
     risky: Flags = (count > 0) & (count < q)
     if beta < 1:
-        risky |= size.max(axis=0, initial=0.0) > beta * size.sum(axis=0)
+        # Each column over the power of two above its largest entry, which changes no digit: a sum
+        # of large entries that overflowed would let the largest of them pass.
+        _, exponent = np.frexp(size.max(axis=0, initial=0.0))
+        parts = np.ldexp(size, -exponent)
+        risky |= parts.max(axis=0, initial=0.0) > beta * parts.sum(axis=0)
     return risky
 
 
@@ -70,11 +75,12 @@ def censor(update: Floats, activations: npt.NDArray[Any], q: int = 2, beta: floa
     censored update no longer tells exactly which neurons moved, but the fact that a row is zero is
     itself part of the sum.
 
-    :class:`MisuseError` (rule ``arguments``) where the two do not fit together.
+    :class:`MisuseError` (rule ``arguments``) where the two do not fit together, and for an update
+    with NaN or infinity.
     """
-    rows = np.asarray(update)
-    if rows.ndim != 2 or rows.dtype.kind != "f":
-        raise MisuseError("an update is floats of shape [neurons, columns]", rule="arguments")
+    rows = _array(update, "f", "an update is floats of shape [neurons, columns]")
+    if not np.isfinite(rows).all():
+        raise MisuseError("the update has NaN or infinity", rule="arguments")
     risky = risky_neurons(activations, q, beta)
     if len(risky) != len(rows):
         raise MisuseError(
@@ -83,6 +89,17 @@ def censor(update: Floats, activations: npt.NDArray[Any], q: int = 2, beta: floa
     found: Floats = rows.copy()
     found[risky] = 0.0
     return found
+
+
+def _array(given: Any, kinds: str, wanted: str) -> npt.NDArray[Any]:
+    """``given`` as an array of two axes and one of these kinds of numbers."""
+    try:
+        table = np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise MisuseError(wanted, rule="arguments") from error
+    if table.ndim != 2 or table.dtype.kind not in kinds:
+        raise MisuseError(wanted, rule="arguments")
+    return table
 
 
 __all__ = ["censor", "risky_neurons"]

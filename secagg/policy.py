@@ -18,6 +18,8 @@ settings that floors do not have::
     q = 3
     beta = 0.5
 
+Without ``q`` it is 2, and without ``beta`` it is 1, as in :func:`secagg.censoring.censor`.
+
 A policy can only refuse. What it says of attacks are ids of the threat laboratory's catalogue
 (``secagg attack list``), where each can be run.
 """
@@ -35,7 +37,8 @@ import numpy.typing as npt
 
 from secagg.censoring import censor
 from secagg_protocols.errors import MisuseError
-from secagg_protocols.floors import Floors
+from secagg_protocols.floors import Floors, unknown_names
+from secagg_protocols.party import checked_model
 from secagg_protocols.plan import Plan
 from secagg_protocols.wire import Buffer
 
@@ -65,9 +68,9 @@ class PolicyLine:
     """One setting, as it is explained.
 
     setting: its name in the file. demands: what it asks for, or that it is not set. prevents,
-    limits: ids of attacks that it stops, or makes less of. why: how. missing: what stays open
-    without it. found, holds: what a plan or a model has and whether that is enough; ``None`` where
-    none was given.
+    limits: ids of attacks that it stops, or makes less of, where it is given: where ``given`` is
+    false they are what stays open. why: how. missing: what stays open in words. found, holds: what
+    a plan or a model has and whether that is enough; ``None`` where none was given.
     """
 
     setting: str
@@ -92,21 +95,21 @@ class _Setting:
 
 _SETTINGS: Final[dict[str, _Setting]] = {
     "smallest_cohort": _Setting(
-        "at least {} sites in every sum",
+        "at least {} {site} in every sum",
         (),
         ("small-cohort", "disaggregation", "membership"),
         "in a sum over few sites a vector is easily told from the others",
         "a plan may sum over as few sites as its own rules allow",
     ),
     "min_honest": _Setting(
-        "at least {} honest sites in every sum, colluders and dropouts not counted",
+        "at least {} honest {site} in every sum, colluders and dropouts not counted",
         ("small-cohort",),
         ("sybils",),
         "whoever colludes subtracts its own vectors; what is left must be several sites'",
         "two honest sites in a sum are enough for a plan",
     ),
     "share_threshold": _Setting(
-        "at least {} shares rebuild a secret",
+        "at least {} {share} to rebuild a secret",
         (),
         ("split-view", "vote-splitting", "neighbour-capture"),
         "fewer colluders than that can rebuild nobody's secrets",
@@ -120,53 +123,56 @@ _SETTINGS: Final[dict[str, _Setting]] = {
         "sums may be exact",
     ),
     "colluding": _Setting(
-        "the plan counts on at least {} colluding sites",
+        "the plan counts on at least {} colluding {site}",
         (),
         ("small-cohort", "sybils", "split-view"),
         "thresholds and cohorts are calculated for that many",
         "the plan decides how many sites may collude before its promise ends",
     ),
     "most_rounds": _Setting(
-        "at most {} rounds of a session",
+        "at most {} {round} of a session",
         (),
         ("disaggregation",),
         "each further sum over another cohort is an equation about single sites",
         "as many rounds as the server likes",
     ),
     "most_inputs_per_model": _Setting(
-        "at most {} masked inputs for one model",
+        "at most {} masked {input} for one model",
         (),
         ("disaggregation",),
         "a round that is repeated with other sites gives two sums whose difference is few sites'",
         "as many inputs for one model as the plan allows",
     ),
     "malicious_server": _Setting(
-        "only plans in which a server that cheats is caught",
+        "only plans that hold against a server that does not follow the protocol",
         ("split-view", "vote-splitting", "key-substitution"),
         ("replay",),
-        "everything is signed, and sites consent to one list of survivors before they reveal",
+        "everything is signed, and sites consent to one list of survivors before they reveal; "
+        "Paillier sums are refused unless paillier_key names their key",
         "plans that trust the server to follow the protocol are accepted",
     ),
     "paillier_key": _Setting(
         "Paillier sums under the key {} only",
-        ("bad-modulus",),
-        ("key-holder",),
+        ("key-substitution",),
+        ("key-holder", "bad-modulus"),
         "a server that names a key of its own could read every vector",
         "where malicious_server is set, Paillier sums are refused; else any key is accepted",
     ),
     "models": _Setting(
-        "one of {} models, by SHA-256",
-        ("imprint", "model-inconsistency"),
-        ("sratta",),
-        "a model that was made to write single records into the update is not trained on",
+        "a model of the site's list ({} listed, by SHA-256)",
+        ("imprint",),
+        ("sratta", "model-inconsistency"),
+        "a model that was made to write single records into the update is not trained on, as long "
+        "as nobody lists it; of two listed models the server may still send each to some sites",
         "whatever model the server sends is trained on",
     ),
     "privacy.most_epsilon": _Setting(
         "a plan that claims differential privacy with epsilon of at most {}",
         (),
         ("membership", "sratta", "imprint", "sparse-coordinates", "small-cohort"),
-        "what anybody learns of one record is bounded; check the claim itself with `secagg dp "
-        "audit`, and keep your own account with `party start --budget`",
+        "the plan claims a bound on what anybody learns of one record, and no party checks the "
+        "claim: do so with `secagg dp audit`, and keep your own account with `party start "
+        "--budget`",
         "nothing bounds what sums show of a record",
     ),
     "privacy.most_delta": _Setting(
@@ -204,20 +210,33 @@ class Policy:
     def __post_init__(self) -> None:
         if not isinstance(self.limits, Floors):
             raise _wrong("limits", "Floors are needed")
-        for name, most in (("most_epsilon", math.inf), ("most_delta", 1.0)):
+        for name, most, wanted in (
+            ("most_epsilon", math.inf, "a finite number above 0"),
+            ("most_delta", 1.0, "a number above 0 and below 1"),
+        ):
             value = getattr(self, name)
             # Written so that a NaN, which compares as nothing, is refused.
             if value is not None and not (type(value) in {int, float} and 0 < value < most):
-                raise _wrong(f"privacy.{name}", f"a number above 0 and below {most:g}")
+                raise _wrong(f"privacy.{name}", wanted)
         if self.most_delta is not None and self.most_epsilon is None:
             raise _wrong("privacy.most_delta", "needs most_epsilon beside it")
         if self.censoring is not None and not isinstance(self.censoring, Censoring):
             raise _wrong("censoring", "a table of q and beta")
 
     def floors(self) -> Floors:
-        """The floors, as parties and sessions take them (``floors=``). They enforce the list of
-        models as well, wherever a site learns the model."""
+        """The floors, as parties and sessions take them (``floors=``).
+
+        They enforce the list of models as well, wherever a site learns the model. They do *not*
+        hold ``most_epsilon``, ``most_delta`` and ``censoring``: a party or session with them has
+        no limit of epsilon. Call :meth:`check` with the plan before it is made, and
+        :meth:`censor` on the update.
+        """
         return self.limits
+
+    @property
+    def limits_claims(self) -> bool:
+        """Whether this limits what a plan may claim: :meth:`check` looks at it, no party does."""
+        return self.most_epsilon is not None or self.most_delta is not None
 
     def allow_model(self, model: Buffer) -> None:
         """Raise :class:`MisuseError` (``model-allowed``) for a model that is not listed.
@@ -225,16 +244,18 @@ class Policy:
         model: its bytes as they were broadcast. A party with these floors refuses the model too,
         before it sends anything for it; this asks before anything is trained on it.
         """
-        self.limits.check_model(hashlib.sha256(model).digest())
+        self.limits.check_model(hashlib.sha256(_model(model)).digest())
 
     def check(
         self, plan: Plan, model: Buffer | None = None, *, round_number: int = 0
     ) -> list[PolicyLine]:
         """Raise :class:`MisuseError` unless plan and model meet every setting.
 
-        Rules: ``floors``, ``policy-epsilon``, ``model-allowed``. Without a model the listed hashes
-        are not compared. Returns the lines of :meth:`explain`, all of which hold.
+        Rules: ``floors``, ``policy-epsilon``, ``model-allowed``; ``arguments`` for what is no plan
+        and no bytes. Without a model the listed hashes are not compared. Returns the lines of
+        :meth:`explain`, all of which hold.
         """
+        _require_plan(plan)
         self.limits.check(plan, round_number)
         for claim in ("epsilon", "delta"):
             self._check_claim(plan, claim)
@@ -247,6 +268,10 @@ class Policy:
     ) -> list[PolicyLine]:
         """Every setting, also those that are not given, with what it prevents; never raises for a
         plan or a model that falls short: the lines say so."""
+        if plan is not None:
+            _require_plan(plan)
+        if model is not None:
+            _model(model)
         return [self._line(name, plan, model, round_number) for name in _SETTINGS]
 
     def censor(self, update: npt.NDArray[Any], activations: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -265,8 +290,8 @@ class Policy:
             if given is None:
                 return None
             return (
-                f"a neuron is censored unless {given.q} samples moved it, none by more than "
-                f"{given.beta:.0%} of the whole"
+                f"a neuron is censored unless at least {_plural(given.q, 'sample')} moved it, none "
+                f"by more than {given.beta * 100:g} % of the whole"
             )
         if name.startswith("privacy."):
             return getattr(self, name.partition(".")[2])
@@ -286,7 +311,7 @@ class Policy:
                 found, holds = str(error), False
         return PolicyLine(
             setting=name,
-            demands="not set" if value is None else setting.demands.format(value),
+            demands="not set" if value is None else _demands(setting.demands, value),
             prevents=setting.prevents,
             limits=setting.limits,
             why=setting.why,
@@ -321,9 +346,13 @@ class Policy:
         have = dict(plan.privacy or ()).get(name)
         if most is None or (isinstance(have, (int, float)) and have <= most):
             return
+        if have is None:
+            bare = " (it adds no noise)" if name == "epsilon" and not plan.noise_variance else ""
+            claim = f"no {name}{bare}"
+        else:
+            claim = f"{name} {have}"
         raise MisuseError(
-            f"the plan claims {name} {'none' if have is None else have}, this site's policy takes "
-            f"at most {most:g}",
+            f"the plan claims {claim}, this site's policy takes at most {most:g}",
             rule=EPSILON_RULE,
         )
 
@@ -332,13 +361,16 @@ def load_policy(path: str | Path) -> Policy:
     """Read a policy, or a floors file, which is one.
 
     :class:`MisuseError` names the file and the field: ``policy-file`` for tables, ``floors-file``
-    for what floors are read from. Nothing unknown is passed over: a setting with a slip of the
-    pen in its name would be one that is not there.
+    for what floors are read from; ``arguments`` for what is no path. Nothing unknown is passed
+    over: a setting with a slip of the pen in its name would be one that is not there.
     """
+    if not isinstance(path, (str, Path)):
+        raise MisuseError(f"a path is needed, not a {type(path).__name__}", rule="arguments")
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise MisuseError(f"{path}: {error}", rule="floors-file") from error
+        text = getattr(error, "strerror", None) or error
+        raise MisuseError(f"{path}: {text}", rule="floors-file") from error
     try:
         return _policy(data)
     except MisuseError as error:
@@ -351,17 +383,19 @@ def _policy(data: dict[str, Any]) -> Policy:
     if isinstance(data.get("models"), dict):
         tables["models"] = {"allowed"}
     known = {item.name for item in fields(Floors)}
-    unknown = sorted(set(data) - known - set(tables))
+    if {"roster", "protocol"} <= set(data):
+        raise MisuseError("this is a plan and no policy; give it as --plan", rule="floors-file")
+    unknown = unknown_names(data, {*known, *tables, "models"})
     if unknown:
-        raise MisuseError(f"unknown fields {unknown}", rule="floors-file")
+        raise MisuseError(unknown, rule="floors-file")
     given: dict[str, dict[str, Any]] = {}
     for name, allowed in tables.items():
         table = data.get(name, {})
         if not isinstance(table, dict):
             raise _wrong(name, "a table, as in [privacy]")
-        strange = sorted(set(table) - allowed)
+        strange = unknown_names(table, allowed)
         if strange:
-            raise _wrong(name, f"unknown fields {strange}")
+            raise _wrong(name, strange)
         if name in data and not table:
             raise _wrong(name, f"empty; it holds {' and '.join(sorted(allowed))}")
         given[name] = table
@@ -374,6 +408,30 @@ def _policy(data: dict[str, Any]) -> Policy:
         most_delta=given["privacy"].get("most_delta"),
         censoring=Censoring(**given["censoring"]) if "censoring" in data else None,
     )
+
+
+def _demands(text: str, value: Any) -> str:
+    """The demand with its value, and each noun in braces in the plural unless it is one."""
+    nouns = ("site", "share", "round", "input")
+    return text.format(value, **{noun: noun if value == 1 else f"{noun}s" for noun in nouns})
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _require_plan(plan: object) -> None:
+    if not isinstance(plan, Plan):
+        text = f"a Plan is needed, not a {type(plan).__name__} (secagg.load_plan reads one)"
+        raise MisuseError(text, rule="arguments")
+
+
+def _model(model: object) -> Buffer:
+    try:
+        return checked_model(model)
+    except MisuseError as error:
+        text = f"a model is its bytes, in one piece, not a {type(model).__name__}"
+        raise MisuseError(text, rule="arguments") from error
 
 
 def _wrong(name: str, text: str) -> MisuseError:

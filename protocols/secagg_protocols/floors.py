@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +14,15 @@ from .plan import PaillierSum, Plan
 from .wire import DIGEST_SIZE
 
 _MOST_MODELS: Final = 1 << 16
-_MODELS_WANTED: Final = f"; a list of 1 to {_MOST_MODELS} SHA-256, 64 hexadecimal digits each"
+_HASH_WANTED: Final = f"{2 * DIGEST_SIZE} hexadecimal digits"
+_LISTS: Final = (tuple, list, set, frozenset)
+#: What a field that is not a plain number holds.
+_WANTED: Final = {
+    "malicious_server": "true or false",
+    "paillier_key": f"the id of a key, {_HASH_WANTED}",
+    "noise_variance": "a finite number, 0 or more",
+    "models": f"a list of 1 to {_MOST_MODELS} SHA-256, {_HASH_WANTED} each",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +43,10 @@ class Floors:
         server that names a key of its own would read what it is sent. With ``malicious_server``,
         plans of Paillier sums are refused without it. It says nothing of masked sums.
     models: SHA-256 of the broadcast models that this site takes part with, in hexadecimal, 1 to
-        2^16 of them (kept sorted, in lower case); whoever sends nothing binds the empty model. It
-        says nothing of a holder, which trains on no model.
+        2^16 of them, in a tuple, a list or a set (kept sorted, in lower case); whoever sends
+        nothing binds the empty model. It says nothing of a holder, which trains on no model.
+
+    :class:`MisuseError` (``floors-file``) names a field of another value and what it holds.
     """
 
     smallest_cohort: int | None = None
@@ -50,20 +62,22 @@ class Floors:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, wanted = getattr(self, item.name), ""
+            value, which = getattr(self, item.name), ""
             if item.name == "malicious_server":
                 right = type(value) is bool
             elif item.name == "paillier_key":
                 right = value is None or _is_digest(value)
             elif item.name == "models":
-                right, wanted = value is None or _are_digests(value), _MODELS_WANTED
+                right = value is None or _are_digests(value)
+                which = "" if right else _no_digest(value)
             elif item.name == "noise_variance":
                 # A NaN would compare as below nothing and so switch the floor off.
                 right = value is None or (type(value) in {int, float} and 0 <= value < 1e300)
             else:
                 right = value is None or (type(value) is int and value >= 0)
             if not right:
-                raise MisuseError(f"{item.name} has a wrong value{wanted}", rule="floors-file")
+                wanted = _WANTED.get(item.name, "a whole number, 0 or more")
+                raise MisuseError(f"{item.name} is {wanted}{which}", rule="floors-file")
         if self.models is not None:
             # Files and dumps give a list, in any order.
             object.__setattr__(self, "models", tuple(sorted({m.lower() for m in self.models})))
@@ -74,11 +88,11 @@ class Floors:
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError, OSError) as error:
-            raise MisuseError(f"{path}: {error}", rule="floors-file") from error
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(data) - known)
+            text = getattr(error, "strerror", None) or error
+            raise MisuseError(f"{path}: {text}", rule="floors-file") from error
+        unknown = unknown_names(data, [item.name for item in fields(cls)])
         if unknown:
-            raise MisuseError(f"{path}: unknown fields {unknown}", rule="floors-file")
+            raise MisuseError(f"{path}: {unknown}", rule="floors-file")
         return cls(**data)
 
     def check(self, plan: Plan, round_number: int) -> None:
@@ -115,8 +129,8 @@ class Floors:
             return
         what = "no model" if digest is None else f"model {digest.hex()}"
         raise MisuseError(
-            f"{what}: this site takes part with the {len(self.models)} model(s) that its floors "
-            "list and with no other",
+            f"{what}: this site takes part with models that its floors list, and with no other "
+            f"(listed: {len(self.models)})",
             rule="model-allowed",
         )
 
@@ -135,6 +149,17 @@ class Floors:
             )
 
 
+def unknown_names(given: Iterable[str], known: Iterable[str]) -> str:
+    """Which of the names in a file are unknown, each with the nearest known one; else empty."""
+    names, told = sorted(known), []
+    for name in sorted(set(given) - set(names)):
+        near = difflib.get_close_matches(name, names, 1)
+        told.append(repr(name) + (f" (is it {near[0]}?)" if near else ""))
+    if not told:
+        return ""
+    return f"unknown {'field' if len(told) == 1 else 'fields'} {', '.join(told)}"
+
+
 def _is_digest(text: Any) -> bool:
     return (
         type(text) is str
@@ -145,5 +170,13 @@ def _is_digest(text: Any) -> bool:
 
 def _are_digests(listed: Any) -> bool:
     # An empty list would be a site that takes part in nothing, and rather a slip of the pen.
-    right = type(listed) in {tuple, list} and 1 <= len(listed) <= _MOST_MODELS
+    right = type(listed) in _LISTS and 1 <= len(listed) <= _MOST_MODELS
     return right and all(map(_is_digest, listed))
+
+
+def _no_digest(listed: Any) -> str:
+    """Which entry of a list is wrong, where it is an entry."""
+    if type(listed) not in _LISTS or len(listed) > _MOST_MODELS:
+        return ""
+    wrong = [repr(entry)[:80] for entry in listed if not _is_digest(entry)]
+    return f"; {wrong[0]} is not one" if wrong else ""

@@ -50,8 +50,8 @@ class Imprint(Attack):
     tests = ("client.model-allowed", "feature: distributed noise")
     law = "m records in k equally likely bins: m (1 - 1/k)^(m - 1) are alone and recovered"
     remedy = (
-        "sites list the models they take part with (`[models] allowed` of a policy), or add noise; "
-        "the sum protocol does not look into models"
+        "Let each site list the models it takes part with (a policy file), or add noise. The sum "
+        "protocol does not look into models."
     )
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
@@ -78,7 +78,7 @@ class Membership(Attack):
     tests = ("feature: distributed noise",)
     law = "AUC = Phi(|update| / (sqrt(2) s)), s of the other addends and the noise; with noise at "
     law += "most what (epsilon, delta) allows"
-    remedy = "distributed noise, larger cohorts, fewer coordinates"
+    remedy = "Add distributed noise, take more sites, and publish fewer coordinates."
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
         """A score for each sum."""
@@ -98,14 +98,18 @@ class SparseCoordinates(Attack):
     tests = ("feature: distributed noise",)
     law = "n sites, each non-zero with chance p: n p (1 - p)^(n - 1) of the coordinates"
     remedy = (
-        "a least number of contributors per coordinate before anything is shared, coarser counts, "
-        "or noise"
+        "Publish a count only if several sites contribute to it, use coarser categories, or add "
+        "noise."
     )
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
-        """A sum of counts that is one has one contributor: it claims those coordinates."""
+        """A sum of counts that is one has one contributor: it claims those coordinates.
+
+        Under noise of a known spread it claims those that are nearest to one.
+        """
         total: Array = transcript.arrays["sum"]
-        return Evidence(arrays={"claimed": np.flatnonzero(np.rint(total) == 1)})
+        reach = max(0.5, transcript.public["spread"] / 4)
+        return Evidence(arrays={"claimed": np.flatnonzero(np.abs(total - 1) < reach)})
 
 
 __all__ = [

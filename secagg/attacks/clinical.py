@@ -9,7 +9,7 @@ from secagg.sim.scenarios import Run
 from secagg_protocols.errors import MisuseError
 
 from .lab import Cell, here
-from .scene import Effort, Ints, Source
+from .scene import Effort, Study
 
 
 def column_of(run: Run) -> str:
@@ -26,27 +26,17 @@ def column_of(run: Run) -> str:
     return "sparse" if sparse else "semi-honest"
 
 
-def source_of(run: Run) -> Source:
-    """Vectors of the study's sites, for scenes that ask for vectors.
-
-    They are the integers that the sites put into the round with the longest vectors. A scene that
-    wants more sites or coordinates than the study has gets them again from the start, and values
-    beyond what the scene's sum can carry are reduced into its range.
-    """
+def study_of(run: Run) -> Study:
+    """The integers that a study's sites put into the round with the longest vectors."""
     glimpses = run.secure.sight.glimpses
     if not glimpses:
         raise MisuseError("the study has no round whose vectors are known", rule="attack-study")
-
-    def source(n: int, length: int, most: int) -> Ints:
-        rows = [np.resize(glimpses[i % len(glimpses)].truth, length) for i in range(n)]
-        return np.mod(np.stack(rows).astype(np.int64), most + 1)
-
-    return source
+    return Study(np.stack([glimpse.truth for glimpse in glimpses]).astype(np.int64))
 
 
 def attack_run(run: Run, name: str, *, effort: Effort = "quick", seed: int = 0) -> Cell:
     """Run an attack on the protocol of a study, against the vectors of its sites."""
-    return here(name, column_of(run), effort=effort, seed=seed, source=source_of(run))
+    return here(name, column_of(run), effort=effort, seed=seed, study=study_of(run))
 
 
-__all__ = ["attack_run", "column_of", "source_of"]
+__all__ = ["attack_run", "column_of", "study_of"]

@@ -140,7 +140,7 @@ class Sybils(Attack):
 
     number = 6
     id = "sybils"
-    title = "Sybils and parameter downgrade"
+    title = "Made-up sites (Sybils) and weaker parameters"
     source = "Douceur, IPTPS 2002; Bonawitz et al., CCS 2017, section 6.2"
     adversary = "malicious server that makes up sites, or writes a weaker plan"
     sees = "the sum and the vectors of the sites that it made up; shares dealt to colluding sites"
@@ -217,9 +217,11 @@ class NeighbourCapture(Attack):
     id = "neighbour-capture"
     title = "Neighbour capture"
     source = "Bell et al., CCS 2020, section 3"
-    adversary = "semi-honest server with colluding sites"
+    adversary = (
+        "semi-honest server with colluding sites; beside it, a server that chooses the graph itself"
+    )
     sees = "the graph, the masked inputs, and the shares dealt to colluding sites"
-    tests = ("plan.sparse-security", "plan.sparse-threat", "feature: random graph")
+    tests = ("plan.sparse-security", "plan.sparse-threat")
     law = "a site is captured with Pr[Hyp(n - 1, c, k) >= t], some site with at most n times that"
     remedy = (
         "Let Plan.recommend choose the graph, or keep the complete graph. A sparse graph is only "
@@ -346,7 +348,7 @@ class Disaggregation(Attack):
                 return Evidence(note=solved)
             known = ~np.isnan(solved).any(axis=0)
             if not known.all():
-                note = f"{int((~known).sum())} membership(s) are not determined"
+                note = f"memberships that are not determined: {int((~known).sum())}"
                 return Evidence(arrays={"members": np.nan_to_num(solved, nan=-1.0)}, note=note)
             members = solved
         inverse = np.linalg.pinv(members)

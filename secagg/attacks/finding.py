@@ -22,15 +22,22 @@ class Verdict(StrEnum):
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure with its 99 % interval, beside what a law predicts."""
+    """A figure with its 99 % interval, beside what a law predicts, or the most that it allows."""
 
     name: str
     value: float
     low: float | None = None
     high: float | None = None
     predicted: float | None = None
+    bound: float | None = None
     law: str = ""
     unit: str = ""
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether there is a bound, and all of the interval is below it."""
+        high = self.value if self.high is None else self.high
+        return self.bound is not None and high <= self.bound
 
 
 class ControlRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +80,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure as data: curves, or pictures side by side."""
+    """A figure as data: curves, or pictures side by side.
+
+    x_names: of categories, in the place of numbers on the axis, from the least x in steps of one.
+    """
 
     title: str
     x_label: str = ""
@@ -83,6 +93,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     log_x: bool = False
     log_y: bool = False
     note: str = ""
+    x_names: list[str] = []
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +101,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     tried, seen: for people. trials, successes: of the attack on the full build. exhaustive: the
     trials were every view that there is. stopped_by: the rules and features that refused, as
-    observed. bounded: what leaks is at most what the plan's noise allows, as measured. parameters:
-    sites, threshold, colluders, coordinates.
+    observed; also_refused: what refused other things that the cell tried beside it. bounded: what
+    leaks is at most what the plan's noise allows, as measured. beyond: the attacker is stronger
+    than the plan of this column says it withstands. parameters: sites, threshold, colluders,
+    coordinates.
     """
 
     verdict: Verdict
@@ -101,7 +114,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     successes: int = 0
     exhaustive: bool = False
     stopped_by: tuple[str, ...] = ()
+    also_refused: tuple[str, ...] = ()
     bounded: bool = False
+    beyond: bool = False
     measures: list[Measure] = []
     controls: list[ControlRun] = []
     figures: list[Figure] = []
@@ -119,9 +134,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         stopped = self.verdict in {Verdict.PREVENTED, Verdict.DETECTED}
         if stopped and not any(c.expected and c.successes for c in self.controls):
             found.append("no control succeeded")
+        if stopped and not self.stopped_by:
+            found.append("nothing is named that stopped it")
         if self.verdict == Verdict.PREVENTED and self.successes:
             found.append(f"{self.successes} of {self.trials} attempts succeeded")
-        if self.verdict != Verdict.NOT_APPLICABLE and not self.trials:
+        if self.verdict in {Verdict.LEAKS, Verdict.CORRUPTS} and not (
+            self.successes or any(measure.low is not None for measure in self.measures)
+        ):
+            found.append("nothing shows what leaked or was corrupted")
+        if self.bounded and not any(measure.within_bound for measure in self.measures):
+            found.append("no measure is below a bound")
+        if not self.trials:
             found.append("nothing was tried")
         return found
 

@@ -80,12 +80,13 @@ class KeySubstitution(Attack):
     source = "Bonawitz et al., CCS 2017, section 6; low-order points: RFC 7748, section 6.1"
     adversary = "malicious server"
     sees = "the victim's messages, and the private keys of the keys that it handed out"
-    tests = ("client.advert-signatures", "server.low-order", "feature: the key is in the plan")
+    tests = ("client.advert-signatures", "server.low-order", "client.floors", "client.trailer")
     law = "exact where adverts are not signed; nothing where they are"
     remedy = (
         "Use a malicious-server plan: each site signs its keys, and the roster pins the signing "
         "keys. Under a semi-honest plan the transport and the server must be trusted to pass "
-        "keys on unchanged."
+        "keys on unchanged. Of a Paillier sum, compare the key's id with its holders and pin it "
+        "in the site's floors (paillier_key): a site without this accepts the key of its plan."
     )
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
@@ -134,18 +135,27 @@ class KeySubstitution(Attack):
     def _decrypt(self, plan: Plan, transcript: Transcript, keys: Keys) -> Evidence:
         victim = str(transcript.public["victim"])
         p, q = (int.from_bytes(keys.values[name], "little") for name in ("p", "q"))
-        n, order = p * q, (p - 1) * (q - 1)
         layout, plain = _layout(plan), list[int]()
         for frame, tail in _tails(plan, transcript.frames, ENCRYPTED):
             if frame.sender == victim:
                 for value in _ciphertexts(plan, layout, tail):
-                    opened = (pow(value, order, n * n) - 1) // n
-                    plain.append(opened * pow(order, -1, n) % n)
+                    plain.append(_opened(value, p, q))
                 try:
                     return Evidence(vectors={victim: _read(plan, layout, plain)})
                 except ValueError as error:
                     return Evidence(note=f"what opens is no vector: {error}")
         return Evidence(note="the victim sent nothing")
+
+
+def _opened(value: int, p: int, q: int) -> int:
+    """The plaintext of a ciphertext under ``p q``, modulo each prime and joined (Paillier 1999)."""
+
+    def part(prime: int, other: int) -> int:
+        logarithm = (pow(value, prime - 1, prime * prime) - 1) // prime
+        return logarithm * pow(-other, -1, prime) % prime
+
+    low, high = part(p, q), part(q, p)
+    return low + (high - low) * pow(p, -1, q) % q * p
 
 
 def _layout(plan: Plan) -> Layout:

@@ -11,14 +11,15 @@ from .catalogue import load_scene
 from .columns import COLUMNS
 from .finding import Finding, Verdict
 from .process import Bench, Inside, LabError
-from .scene import Effort, Lab, Source
+from .scene import Effort, Lab, Study
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of the matrix as it is written down.
 
     expected, verdict: as texts; problems: why this is not what was expected; transcripts: how
-    many the attack was given, and the SHA-256 over them; seconds: of wall-clock time.
+    many the attack was given, and the SHA-256 over them; seconds: of wall-clock time; data: within
+    a study, whose vectors were attacked.
     """
 
     attack: str
@@ -28,6 +29,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     expected: str
     verdict: str
     reason: str = ""
+    data: str = ""
     finding: Finding | None = None
     problems: list[str] = []
     transcripts: int = 0
@@ -55,7 +57,7 @@ def here(
     effort: Effort = "quick",
     seed: int = 0,
     separate: bool = True,
-    source: Source | None = None,
+    study: Study | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cell:
     """Run a cell. ``separate=False`` runs the attack in this process, for tests and debuggers."""
@@ -73,7 +75,7 @@ def here(
             column=column,
             effort=effort,
             seed=seed,
-            source=source,
+            study=study,
             progress=progress,
         )
         try:
@@ -99,6 +101,7 @@ def here(
         transcripts=lab.given,
         digest=lab.seen,
         seconds=time.perf_counter() - began,
+        data="" if study is None else study.use,
     )
 
 

@@ -51,7 +51,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of the laboratory. commit: of the working copy, empty outside of one; made: UTC."""
+    """A run of the laboratory.
+
+    made: UTC. commit: of the working copy, empty outside of one. seconds: of this run; kept: cells
+    that were there from a run before it.
+    """
 
     format: int
     made: str
@@ -64,6 +68,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, str]
     rows: list[Row]
     cells: list[Cell]
+    kept: int = 0
 
     @property
     def holds(self) -> bool:
@@ -134,10 +139,10 @@ def run_matrix(
     watch = observer or Observer()
     began = time.perf_counter()
     commit = _commit()
+    described = machine.describe()
+    versions = {"secagg": secagg.__version__, "python": described.python} | described.packages
     # In a working copy that was changed nobody knows what an older cell was run with.
-    kept = _Kept(
-        None if commit.endswith("+") else folder, f"{secagg.__version__} {commit} {effort} {seed}"
-    )
+    kept = _Kept(None if commit.endswith("+") else folder, f"{versions} {commit} {effort} {seed}")
     wanted = [(a, c) for a in attacks for c in columns]
     found = {key: cell for key in wanted if (cell := kept.get(*key)) is not None}
     todo = [key for key in wanted if key not in found]
@@ -165,7 +170,8 @@ def run_matrix(
                     except BrokenProcessPool:
                         # A worker was killed, and the cells that waited for it with it.
                         found[key] = _failed(*key, effort, seed, "a process of the run was ended")
-                    kept.put(found[key])
+                    if _commit() == commit:
+                        kept.put(found[key])
                     watch.ends(found[key])
         except BaseException:
             # Cells that a worker has taken already cannot be cancelled any more.
@@ -178,16 +184,17 @@ def run_matrix(
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
-    described = machine.describe()
     return Matrix(
         format=FORMAT,
         made=machine.now(),
-        commit=commit,
+        # Cells load their code when they start, so a change in between is one of the run's code.
+        commit=commit if _commit() == commit else commit.rstrip("+") + "+",
         effort=effort,
         seed=seed,
-        versions={"secagg": secagg.__version__, "python": described.python} | described.packages,
+        versions=versions,
         system=f"{described.cpu}, {described.cores} cores, {described.system}",
         seconds=round(time.perf_counter() - began, 1),
+        kept=len(wanted) - len(todo),
         columns={column: COLUMNS[column] for column in columns},
         rows=rows_of(attacks),
         cells=[found[key] for key in wanted],

@@ -70,16 +70,24 @@ class FloatNoise(Attack):
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
         """Test every output under both inputs. public: ``inputs`` (two numbers), ``sites`` that
-        add integer noise, or ``scale`` of noise in doubles; ``others``: what else is in a sum."""
+        add integer noise, or ``scale`` of noise in doubles; ``others``: what else is in a sum;
+        ``samples``: draws of the sampler by the attacker, from seeds of its own."""
         public, outputs = transcript.public, transcript.arrays["outputs"]
         low, high = (float(value) for value in public["inputs"])
         if transcript.plan:
             noise = plan_of(transcript.plan).pipeline.noise
-            reach = 0 if noise is None else noise.tables().bound * int(public["sites"])
+            sites, samples = int(public["sites"]), transcript.arrays["samples"]
+            # A sampler that leaves integers out shows it here: all its draws are apart by a step.
+            step = max(1, int(np.gcd.reduce(samples - samples[0])))
+            reach = 0 if noise is None else noise.tables().bound * sites * step
             left = outputs - transcript.arrays["others"]
-            whole = left == np.rint(left)
-            first = whole & (np.abs(left - low) <= reach)
-            second = whole & (np.abs(left - high) <= reach)
+
+            def possible(value: float) -> npt.NDArray[np.bool_]:
+                drawn = left - value
+                on: npt.NDArray[np.bool_] = (drawn - sites * int(samples[0])) % step == 0
+                return on & (np.abs(drawn) <= reach)
+
+            first, second = possible(low), possible(high)
         else:
             scale = float(public["scale"])
             first = laplace_reaches(outputs, low, scale)
@@ -218,19 +226,20 @@ class NoiseReuse(Attack):
             sent = [f for f in transcript.frames if f.sender == site and f.data[3] == INPUT]
             if len(sent) < 2:
                 continue
-            # Both have the same masks and the same noise.
-            first, second = (
+            # All have the same masks and the same noise.
+            first, *more = (
                 Reading.of(transcript, keys, round=number, frames=[frame]).masked(
                     plan.roster.index(site)
                 )
-                for frame in (sent[0], sent[-1])
+                for frame in sent
             )
-            if first is None or second is None:
-                continue
             size = 1 << plan.wire_bits
-            change = (second - first) & np.uint64(size - 1)
-            signed = [v - size if v >= size // 2 else v for v in change.tolist()]
-            found[f"two inputs:{site}"] = signed
+            for at, other in enumerate(more):
+                if first is None or other is None:
+                    continue
+                change = (other - first) & np.uint64(size - 1)
+                signed = [v - size if v >= size // 2 else v for v in change.tolist()]
+                found[f"two inputs:{site}:{at}"] = signed
         return found
 
     def _predicted(self, transcript: Transcript, keys: Keys) -> dict[str, list[Any]]:

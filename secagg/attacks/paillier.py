@@ -24,6 +24,8 @@ from .paillier_numbers import (
     slots,
     to_array,
 )
+from .reading import Reading
+from .server import in_clear
 
 _PAILLIER: Final = "Paillier, EUROCRYPT 1999"
 
@@ -56,10 +58,10 @@ class KeyHolder(Attack):
     number = 23
     id = "key-holder"
     title = "Holders of the key open single vectors"
-    source = "Damgard and Jurik, PKC 2001, section 4; catalogue row 23"
+    source = "derived here from threshold decryption (Damgard and Jurik, PKC 2001, section 4.1)"
     adversary = "holders of the key, in threshold mode together with the server"
     sees = "every site's ciphertexts, as they are passed on to the holders, and its own key shares"
-    tests = ("holder.cohort", "holder.given", "holder.product", "feature: threshold")
+    tests = ("holder.cohort", "holder.given", "feature: threshold")
     law = "a site's vector is opened if and only if colluding holders >= threshold"
     remedy = (
         "Share the key among holders of different organisations and set the threshold above the "
@@ -69,9 +71,9 @@ class KeyHolder(Attack):
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
         """Decrypt whatever the keys at hand open."""
-        if transcript.arrays:
-            # Nothing was encrypted: who collects has the vectors.
-            return Evidence(vectors={k: v.tolist() for k, v in transcript.arrays.items()})
+        if transcript.public.get("protocol") == "plain":
+            # Nothing is encrypted: whoever collects the messages reads the vectors in them.
+            return Evidence(vectors=dict(in_clear(Reading.of(transcript, keys))))
         public = Public.of(transcript.public)
         sent = ciphertexts(transcript.frames, public)
         held, asked = _held(keys), transcript.public.get("asked", "")
@@ -97,6 +99,7 @@ class RelatedCiphertexts(Attack):
     high digits are the victim's vector; "shifted", the same times (1 + n)^s; "cancel", the
     inverse of the product of all others, so that the sum is the victim's vector; "copy". The
     first run gives the rows to send and a proof made of the victim's; the second reads the sum.
+    All but an exact copy are re-randomised, so that no two of them look alike.
     """
 
     number = 24
@@ -144,6 +147,12 @@ class RelatedCiphertexts(Attack):
         if how == "cancel":
             others = [numbers for site, (numbers, _) in sent.items() if site != given["victim"]]
             rows = [pow(row, -1, square) for row in product(others, public)]
+        if how != "copy":
+            # r^n for a random r: another ciphertext of the same plaintext.
+            random = [int.from_bytes(salt.digest(public.size // 2), "little") for _ in rows]
+            rows = [
+                c * power(r, public.n, square) % square for c, r in zip(rows, random, strict=True)
+            ]
         proof = self._proof(given.get("proof", "theirs"), proof, salt)
         arrays = {"rows": to_array(rows, public.size), "proof": to_array(proof, 1)}
         return Evidence(arrays=arrays)
@@ -235,7 +244,7 @@ class SlotOverflow(Attack):
     number = 26
     id = "slot-overflow"
     title = "A number too large for its slot"
-    source = "packed Paillier without range proofs; catalogue row 26"
+    source = "derived here from packing (Damgard, Jurik, PKC 2001) and sums without range proofs"
     adversary = "a malicious site"
     sees = "the plan, the layout of the slots and its own vector"
     tests = ("server.slot-range", "server.sum-range", "feature: carry bits")
@@ -276,11 +285,16 @@ class BadModulus(Attack):
     adversary = "whoever sees the ciphertexts, after a careless or malicious dealer made the key"
     sees = "the public key and the sites' ciphertexts"
     tests = ("plan.modulus-proof", "feature: checks of the public key")
-    law = "one factor below 2^20 is found by division; all factors open every ciphertext"
+    law = (
+        "one factor below 2^20 is found by division; a prime p with smooth p - 1 by Pollard's "
+        "method; all factors open every ciphertext"
+    )
     remedy = (
         "Take only keys that come with the proof about their modulus (every malicious-server plan "
-        "asks for it). No proof helps against a dealer who keeps the key or gives it away: it "
-        "must be made by somebody who may see all data, or on a machine that is wiped."
+        "asks for it), and only from a dealer who is trusted. No proof shows that the primes were "
+        "drawn at random, and none helps against a dealer who keeps the key or gives it away. The "
+        "key must be made by somebody who may see all data, with the code of this package, on a "
+        "machine that is wiped."
     )
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:
@@ -369,7 +383,7 @@ class TwoOpenings(Attack):
     source = "differencing; the threshold bound of Bonawitz et al., CCS 2017, for holders"
     adversary = "malicious server with colluding holders"
     sees = "all ciphertexts, answers of honest holders to one of two sets, and colluders' shares"
-    tests = ("plan.one-opening", "holder.equivocation", "journal.journal-once")
+    tests = ("plan.one-opening", "journal.journal-once", "holder.equivocation")
     law = "both sets are opened if and only if 2 threshold <= holders + colluding holders"
     remedy = (
         "Choose the threshold above half of holders and colluders together (plans against a "

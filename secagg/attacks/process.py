@@ -7,10 +7,12 @@ sent, and tells with each answer whether any module of a party was loaded in it.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -27,6 +29,10 @@ _ANSWER: Final = struct.Struct("<Q?")
 ONE_THREAD: Final = {
     f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "BLIS", "VECLIB")
 }
+
+
+#: Seconds after which an attack that has not answered is ended.
+LONGEST: Final = 900.0
 
 
 class LabError(RuntimeError):
@@ -54,6 +60,8 @@ class Bench:
         """What the attack makes of it. `LabError` where it crashed or knew too much."""
         first, second = encode(transcript), encode(keys)
         into, out = self._pipes()
+        timer = threading.Timer(LONGEST, self._child.kill)
+        timer.start()
         try:
             into.write(_HEAD.pack(len(first), len(second)) + first + second)
             into.flush()
@@ -61,6 +69,8 @@ class Bench:
             answer = _exactly(out, size)
         except (OSError, EOFError) as error:
             raise LabError(f"the attack's process ended: {self._said()}") from error
+        finally:
+            timer.cancel()
         if failed:
             raise LabError(answer.decode())
         return decode(Evidence, answer)
@@ -75,15 +85,18 @@ class Bench:
         trace: TracebackType | None,
     ) -> None:
         into, out = self._pipes()
-        into.close()
         try:
+            # A child that has crashed reads no more; what it was told is of no use to it.
+            with contextlib.suppress(OSError):
+                into.close()
             self._child.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        out.close()
-        self._errors.close()
-        self._folder.cleanup()
+        finally:
+            out.close()
+            self._errors.close()
+            self._folder.cleanup()
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._child.stdin is None or self._child.stdout is None:

@@ -14,8 +14,34 @@ from .finding import Finding, Verdict
 
 Effort = Literal["quick", "full"]
 Ints = npt.NDArray[np.int64]
-#: Gives (sites, coordinates, largest value) vectors of sites: int64[sites, coordinates] in 0..most.
-Source = Callable[[int, int, int], Ints]
+
+
+class Study:
+    """What the sites of a clinical scenario put in: int64[sites, coordinates]."""
+
+    def __init__(self, vectors: Ints) -> None:
+        self.vectors = vectors
+        #: Whether a scene took them as they are, reduced them into its range, or never asked.
+        self.use = "data of its own, not the study's"
+
+    @property
+    def counts(self) -> bool:
+        """Whether they are counts."""
+        return bool((self.vectors >= 0).all())
+
+    def take(self, n: int, length: int, most: int) -> Ints:
+        """Vectors of ``n`` sites within 0..most. More sites or coordinates than there are begin
+        again at the first; values outside the range are reduced into it."""
+        rows = np.resize(self.vectors, (n, self.vectors.shape[1]))
+        cut = np.stack([np.resize(row, length) for row in rows])
+        reduced: Ints = np.mod(cut, most + 1)
+        self.use = "what the study's sites put in"
+        if reduced.shape != self.vectors.shape:
+            self.use += f", as {n} sites with {length} coordinates each"
+        if not np.array_equal(reduced, cut):
+            self.use += f", reduced into 0..{most}"
+        return reduced
+
 
 _NO_KEYS: Final = Keys()
 
@@ -38,12 +64,12 @@ class Lab:
         column: str,
         effort: Effort = "quick",
         seed: int = 0,
-        source: Source | None = None,
+        study: Study | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.effort, self.seed, self.column = effort, seed, column
         self._runner, self._attack = runner, attack
-        self._source, self._progress = source, progress
+        self.study, self._progress = study, progress
         self._seen = hashlib.sha256()
         #: Transcripts that the attack was given.
         self.given = 0
@@ -77,8 +103,8 @@ class Lab:
 
         They follow from the seed; in a clinical scenario they are what its sites put in.
         """
-        if self._source is not None:
-            return self._source(n, length, most)
+        if self.study is not None:
+            return self.study.take(n, length, most)
         rng = self.rng("inputs", n, length, most, *label)
         return rng.integers(0, most, size=(n, length), endpoint=True, dtype=np.int64)
 
@@ -105,4 +131,4 @@ class Scene:
         raise NotImplementedError
 
 
-__all__ = ["Effort", "Ints", "Lab", "Runner", "Scene", "Source"]
+__all__ = ["Effort", "Ints", "Lab", "Runner", "Scene", "Study"]

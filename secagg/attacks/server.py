@@ -121,7 +121,7 @@ class LateUpload(_OpensVectors):
 
     number = 4
     id = "late-upload"
-    title = "A dropout that is none"
+    title = "A site wrongly declared missing"
     source = "Bonawitz et al., CCS 2017, section 4 (double masking)"
     adversary = "malicious server, with the sites that the plan lets collude"
     sees = "every message of the round, the input that it pretends not to have included"

@@ -178,8 +178,11 @@ class Sratta(Attack):
     )
     remedy: ClassVar[str] = (
         "Secure aggregation computes the sum, and the sum itself shows the samples. Add "
-        "distributed noise (differential privacy), or let sites censor neurons that few of their "
-        "samples activate (secagg.censoring); larger batches and narrower layers help a little."
+        "distributed noise (differential privacy); with few sites noise of this size makes the "
+        "model useless, so its accuracy must be measured first. Or let sites censor neurons that "
+        "few of their samples activate (secagg.censoring): that costs little and stops exact "
+        "copies, but recognisable ones may remain, and it proves nothing. "
+        "Larger batches and narrower layers help a little."
     )
 
     def run(self, transcript: Transcript, keys: Keys) -> Evidence:

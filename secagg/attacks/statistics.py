@@ -30,15 +30,28 @@ def binomial_tail(successes: int, trials: int, p: float) -> float:
         return 0.0
     if p >= 1.0:
         return 1.0
-    terms = [
+    if successes <= trials * p:
+        # The shorter tail: what is left of the mode is added up and taken off.
+        return max(0.0, 1.0 - _upper(trials - successes + 1, trials, 1.0 - p))
+    return _upper(successes, trials, p)
+
+
+def _upper(successes: int, trials: int, p: float) -> float:
+    """The tail above the mean, term by term until nothing is added any more."""
+    term = math.exp(
         math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(p)
-        + (trials - k) * math.log1p(-p)
-        for k in range(successes, trials + 1)
-    ]
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
+        - math.lgamma(successes + 1)
+        - math.lgamma(trials - successes + 1)
+        + successes * math.log(p)
+        + (trials - successes) * math.log1p(-p)
+    )
+    total, odds = term, p / (1 - p)
+    for k in range(successes, trials):
+        term *= (trials - k) / (k + 1) * odds
+        total += term
+        if term < total * 1e-17:
+            break
+    return min(1.0, total)
 
 
 def clopper_pearson(

@@ -70,12 +70,16 @@ def list_attacks(as_json: AsJson = False) -> None:
     if as_json:
         write_json({"attacks": msgspec.to_builtins(found), "protocols": COLUMNS})
         return
-    shown = table("Attacks", "", "id", "attack", "adversary", "source", numbers=[0])
+    out = stdout()
+    # In a narrow window sources would fold into many lines of a word each.
+    wide = out.width >= 120
+    heads = ["", "id", "attack", "adversary", *(["source"] if wide else [])]
+    shown = table("Attacks", *heads, numbers=[0])
     # What people type stays in one piece.
     shown.columns[1].no_wrap = True
     for row in found:
-        shown.add_row(str(row.number), row.id, row.title, row.adversary, row.source)
-    out = stdout()
+        source = [row.source] if wide else []
+        shown.add_row(str(row.number), row.id, row.title, row.adversary, *source)
     out.print(shown)
     other = table("Protocols", "id", "protocol")
     for column, title in COLUMNS.items():
@@ -314,6 +318,8 @@ def show_cell(out: Any, cell: Cell) -> None:
             f"{control.trials:,} succeeded{want}"
         )
         out.print(Text.assemble("  ", mark(control.holds), f" {line}"))
+    if cell.data:
+        out.print(Text(f"Data: {cell.data}"))
     out.print(Text(f"Seed {cell.seed}, transcript {cell.digest[:16]}, {cell.seconds:.1f} s"))
     for problem in cell.problems:
         out.print(Text(f"NOT as expected: {problem}", style="bold red"))

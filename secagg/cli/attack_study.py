@@ -35,11 +35,17 @@ class Tried:
 
     def show(self) -> None:
         """Print what came of each."""
+        from secagg.attacks.columns import COLUMNS
+        from secagg.attacks.matrix import rows_of
+
         from .attack import show_cell
 
         for cell in self.cells:
             stdout().print()
             stdout().print(Text(f"Attack {cell.attack}", style="bold"))
+            (row,) = rows_of([cell.attack])
+            said = "does not apply" if cell.verdict == "n/a" else cell.said
+            stdout().print(Text(f"{row.title}, on {COLUMNS[cell.column]}: {said}"))
             show_cell(stdout(), cell)
 
     def write(self, run: Run, path: Path, figures: Sequence[Path]) -> Path:

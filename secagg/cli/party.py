@@ -72,6 +72,7 @@ class Record(msgspec.Struct, forbid_unknown_fields=True):
     command: str = ""  # the command that left them
     data: str = ""  # what the site calls its data, as its ledger does
     share: str = ""  # path of a holder's share of the key
+    claims: bool = False  # its policy limits what a plan may claim, which no dump holds
 
     def __repr__(self) -> str:
         return "Record(<sealed state>)"
@@ -260,7 +261,8 @@ def start(
             )
         kept_in = "" if transcript is None else str(transcript.resolve())
         where = "" if share is None else str(share.resolve())
-        record = Record(b"", str(book.path), kept_in, data=data, share=where)
+        claims = policy is not None and policy.limits_claims
+        record = Record(b"", str(book.path), kept_in, data=data, share=where, claims=claims)
         desk = Desk(draft, me, party, record)
         with recording(desk):
             if desk.recorder is not None:
@@ -436,8 +438,14 @@ def _load(folder: Path, me: Identity) -> Desk:
             f"{record.transcript} is missing; bring it back, or make an empty file there to begin "
             "another transcript"
         )
-    # Where the copy is gone, the floors that the dump holds stay in force.
+    # Where the copy is gone, the floors that the dump holds stay in force; limits of claims are
+    # in the copy alone.
     copy = folder / "floors.toml"
+    if record.claims and not copy.is_file():
+        raise misuse(
+            f"{copy} is missing; this party was started with a policy that limits epsilon and does "
+            "not go on without, so bring it back"
+        )
     policy = load_policy(copy) if copy.is_file() else None
     kept = None if policy is None else policy.floors()
     agreed = read_plan(folder / "plan.toml")

@@ -50,6 +50,8 @@ def check(
         policy.check(agreed, broadcast)
     elif broadcast is not None:
         policy.allow_model(broadcast)
+    elif not as_json:
+        stdout().print("Nothing was compared: give --plan or --model.")
 
 
 @app.command("explain", epilog=EPILOG)
@@ -63,6 +65,7 @@ def explain(file: File, as_json: AsJson = False) -> None:
         return
     out = stdout()
     given = table("What this policy demands", "setting", "demands", "stops", "limits", "how")
+    given.columns[0].no_wrap = True
     for line in lines:
         if line.given:
             given.add_row(*_texts(line), Text(line.why))
@@ -71,6 +74,7 @@ def explain(file: File, as_json: AsJson = False) -> None:
     else:
         out.print("This policy demands nothing.")
     left = table("What it leaves open", "setting not given", "open", "attacks")
+    left.columns[0].no_wrap = True
     for line in lines:
         if not line.given:
             attacks = ", ".join((*line.prevents, *line.limits))
@@ -86,11 +90,16 @@ def _show(policy: Policy, lines: list[PolicyLine], as_json: bool, *, checked: bo
         return
     columns = ("setting", "demands", "stops", "limits", *(("", "found") if checked else ()))
     shown = table("Policy", *columns)
+    # What people type into the file stays in one piece.
+    shown.columns[0].no_wrap = True
     for line in lines:
         if line.given:
             status: list[Any] = []
             if checked:
-                status = [Text("-") if line.holds is None else mark(line.holds), Text(line.found)]
+                status = [
+                    Text("not compared") if line.holds is None else mark(line.holds),
+                    Text(line.found),
+                ]
             shown.add_row(*_texts(line), *status)
     out = stdout()
     if shown.row_count:

@@ -46,9 +46,9 @@ class SiteSession(SiteChecks):
 
     ``receive`` takes an order. What it returns holds either the report to send, or
     :class:`Wanted`: the round waits for this site's vector, and ``submit`` (or ``skip``) returns
-    the report. The same order again gives the same report again. Save ``dump()`` after every call
-    that returned something, and before you transmit it. ``round`` is that of the last order, -1
-    before the first.
+    the report. A model that the floors do not list is skipped, with ``Dropped``. The same order
+    again gives the same report again. Save ``dump()`` after every call that returned something,
+    and before you transmit it. ``round`` is that of the last order, -1 before the first.
     """
 
     role = "client"
@@ -140,8 +140,7 @@ class SiteSession(SiteChecks):
         if self._answer is not None and digest == self._answer.digest:
             return self._repeat(self._answer, parts)
         if order.exchange < self._at[0]:
-            text = "this order is older than the last one"
-            return [Ignored(PeerError(text, rule="order-late", sender=SERVER_NAME))]
+            return [Ignored(self._blame("order-late", "this order is older than the last one"))]
         self._guard(lambda: self._check_order_once(order, digest))
         self._guard(lambda: self._check_order_sequence(order))
         oldest = min(self._clients, default=order.round)
@@ -208,8 +207,7 @@ class SiteSession(SiteChecks):
                 self._leave(Dropped(self.name, late), number)
 
     def _leave(self, event: SessionEvent, number: int) -> None:
-        """Erase a round that this site is no longer in."""
-        del self._clients[number]
+        del self._clients[number]  # erased: this site is no longer in that round
         self._events.append(event)
 
     def _order(self, frame: Frame) -> Order:
@@ -222,7 +220,7 @@ class SiteSession(SiteChecks):
         if answer.sent:
             return [self._sealed(answer)]
         if answer.waits:
-            return [self._wanted(answer)]
+            return self._ask(answer)
         if answer.todo:
             answer.todo = list(parts[-len(answer.todo) :])
         return self._work(answer)
@@ -244,7 +242,7 @@ class SiteSession(SiteChecks):
         if order.slot == Slot.INPUT and client is not None and client.awaits_input:
             self._guard(lambda: self._check_order_clip(order))
             answer.waits = True
-            return [*self.take_events(), self._wanted(answer)]
+            return self._ask(answer)
         if order.slot == Slot.CLOSE:
             answer.sent = True
             return self.take_events()
@@ -292,12 +290,8 @@ class SiteSession(SiteChecks):
         if outcome is None or outcome.agreed:
             return
         number = outcome.round
-        key = digest_of(
-            b"secagg agreement v1",
-            self._desk_context,
-            self.index.to_bytes(4, "little"),
-            number.to_bytes(8, "little"),
-        )
+        ids = self.index.to_bytes(4, "little"), number.to_bytes(8, "little")
+        key = digest_of(b"secagg agreement v1", self._desk_context, *ids)
         try:
             self._on_disk(
                 lambda: self.journal.claim(
@@ -331,8 +325,7 @@ class SiteSession(SiteChecks):
             if old < number or slot == Slot.FINISH:
                 if client.sent_input:
                     text = f"round {old} ended without a result for this site"
-                    error = PeerError(text, rule="no-result", sender=SERVER_NAME)
-                    self._events.append(Aborted(old, error))
+                    self._events.append(Aborted(old, self._blame("no-result", text)))
                 del self._clients[old]
         if slot == Slot.ADVERTISE:
             # Cold: whatever was prepared for a round that never came is erased.
@@ -391,8 +384,15 @@ class SiteSession(SiteChecks):
             raise MisuseError("the server does not wait for a vector now", rule="input-wanted")
         return self._answer
 
-    def _wanted(self, answer: Answer) -> Wanted:
-        return Wanted(answer.order.round, answer.order.model, answer.order.parameters)
+    def _ask(self, answer: Answer) -> list[SessionEvent]:
+        """Ask for the vector. A model that the floors do not list is never handed out to train."""
+        order = answer.order
+        try:
+            (self.floors or Floors()).check_model(order.model)
+        except MisuseError as error:
+            self._events.append(Dropped(self.name, error))
+            return self.skip()
+        return [*self.take_events(), Wanted(order.round, order.model, order.parameters)]
 
     def _report(self, answer: Answer) -> list[SessionEvent]:
         answer.sent = True

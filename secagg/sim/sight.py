@@ -17,8 +17,8 @@ from secagg_protocols.wire import Buffer
 
 #: A p value below this is no accident: one honest run in a billion falls below it.
 SIGNIFICANCE = 1e-9
-#: Coordinates kept for tables and figures; more would only hold memory.
-_MOST_HELD = 1 << 16
+#: Coordinates kept for tables, figures and attacks; more would only hold memory.
+_MOST_HELD = 1 << 18
 _ENOUGH = 5  # Expected count per bin from which the chi-square law is a good approximation.
 
 

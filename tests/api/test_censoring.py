@@ -69,6 +69,25 @@ def test_a_dominant_sample_is_censored_by_beta_alone() -> None:
     assert risky_neurons(activations, 2, 0.9).all()
 
 
+@pytest.mark.parametrize("scale", [1e308, 1.0, 1e-300, 5e-324], ids=str)
+def test_the_size_of_entries_changes_nothing(scale: float) -> None:
+    """Sums of large entries would overflow, and then nothing is larger than its part of them."""
+    assert risky_neurons(np.array([[scale], [scale], [0.0]]), 2, 0.4).all()
+    assert not risky_neurons(np.array([[scale]] * 3), 2, 0.4).any()
+
+
+@given(TABLES, st.integers(-1000, 1000), st.sampled_from([0.25, 0.5, 0.75]))
+def test_a_scale_changes_nothing(table: list[list[float]], power: int, beta: float) -> None:
+    scaled = np.ldexp(np.array(table), power)
+    assert risky_neurons(scaled, 2, beta).tolist() == oracle(table, 2, beta)
+
+
+def test_an_entry_below_the_smallest_double_still_counts() -> None:
+    tiny = np.full((1, 1), np.longdouble(1) / np.longdouble(2) ** 1080)
+    if tiny.dtype.itemsize > 8 and tiny[0, 0] > 0:
+        assert risky_neurons(tiny).all()
+
+
 def test_the_type_of_floats_is_kept() -> None:
     update = np.ones((1, 4), dtype=np.float32)
     assert censor(update, np.ones((3, 1)), 2).dtype == np.float32
@@ -87,6 +106,13 @@ def test_an_empty_site_censors_nothing() -> None:
         ((np.ones((3, 2)), np.ones(3)), {}),
         ((np.ones((3, 2)), np.full((4, 3), np.nan)), {}),
         ((np.ones((3, 2)), np.full((4, 3), "a")), {}),
+        (([[1.0], [1.0, 2.0]], np.ones((4, 2))), {}),
+        ((np.ones((2, 2)), [[1.0], [1.0, 2.0]]), {}),
+        ((np.array([[1.0], [np.nan], [0.0]]), np.ones((4, 3))), {}),
+        ((np.array([[1.0], [-np.inf], [0.0]]), np.ones((4, 3))), {}),
+        ((np.ones((3, 2)), np.full((4, 3), np.inf)), {}),
+        ((np.ones((3, 2)), np.full((4, 3), np.longdouble(2) ** 1025)), {}),
+        ((np.ones((3, 2)), np.ones((4, 3))), {"beta": "0.5"}),
         ((np.ones((3, 2)), np.ones((4, 3))), {"q": 0}),
         ((np.ones((3, 2)), np.ones((4, 3))), {"q": True}),
         ((np.ones((3, 2)), np.ones((4, 3))), {"q": 2.0}),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from cli.test_party import built_once, rnd  # noqa: F401 - fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -121,6 +122,11 @@ def test_a_list_of_models_is_a_table_or_a_plain_field(write):
         ("[censoring]\nq = 2.0\n", "policy-file", "censoring.q"),
         ("[censoring]\nbeta = 1.5\n", "policy-file", "censoring.beta"),
         ("[censoring]\ngamma = 1\n", "policy-file", "gamma"),
+        ('smallest_cohort = "5"\n', "floors-file", "smallest_cohort is a whole number"),
+        ("malicious_server = 1\n", "floors-file", "true or false"),
+        ("smalest_cohort = 5\n", "floors-file", "(is it smallest_cohort?)"),
+        ("[privacy]\nmost_epsilon = inf\n", "policy-file", "a finite number above 0"),
+        ("[roster]\nepoch = 0\n[protocol]\n", "floors-file", "give it as --plan"),
     ],
 )
 def test_what_is_no_policy_is_refused_by_name(write, text, rule, said):
@@ -131,7 +137,55 @@ def test_what_is_no_policy_is_refused_by_name(write, text, rule, said):
 
 
 def test_an_absent_file_is_refused(tmp_path):
-    assert refused(lambda: load_policy(tmp_path / "none")).rule == "floors-file"
+    error = refused(lambda: load_policy(tmp_path / "none"))
+    assert error.rule == "floors-file"
+    assert "none: No such file or directory [" in str(error)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: load_policy(None),
+        lambda: Policy().check("plan.toml"),
+        lambda: Policy().check(None),
+        lambda: Policy().explain("plan.toml"),
+        lambda: Policy().explain(None, "model.bin"),
+        lambda: Policy().allow_model("abc"),
+        lambda: Policy().allow_model(None),
+        lambda: Policy(limits=listing(MODEL)).allow_model(Path("model.bin")),
+    ],
+)
+def test_what_is_no_path_plan_or_model_is_refused(call):
+    assert refused(call).rule == "arguments"
+
+
+def test_a_plan_is_told_from_a_policy(write):
+    path = write(secagg.dump_plan(make_plan(7)))
+    assert "this is a plan" in str(refused(lambda: load_policy(path)))
+
+
+def test_demands_are_sentences_in_the_singular_too():
+    limits = {"smallest_cohort": 1, "most_rounds": 1, "most_inputs_per_model": 1, "colluding": 1}
+    policy = Policy(limits=Floors(**limits), censoring=Censoring(q=1))
+    told = {line.setting: line.demands for line in policy.explain() if line.given}
+    assert told["smallest_cohort"] == "at least 1 site in every sum"
+    assert told["most_rounds"] == "at most 1 round of a session"
+    assert told["most_inputs_per_model"] == "at most 1 masked input for one model"
+    assert told["colluding"] == "the plan counts on at least 1 colluding site"
+    assert "at least 1 sample moved it" in told["censoring"]
+    many = Policy(limits=Floors(most_rounds=2)).explain()
+    assert "at most 2 rounds of a session" in [line.demands for line in many]
+
+
+def test_floors_alone_have_no_limit_of_epsilon():
+    """Why a site has to call check(): the plan without a claim passes the floors."""
+    policy = Policy(most_epsilon=1.0)
+    assert policy.limits_claims
+    assert not Policy(limits=Floors(smallest_cohort=3)).limits_claims
+    policy.floors().check(make_plan(7), 0)
+    error = refused(lambda: policy.check(make_plan(7)))
+    assert error.rule == "policy-epsilon"
+    assert "claims no epsilon (it adds no noise)" in str(error)
 
 
 @settings(max_examples=50, deadline=None)
@@ -289,3 +343,19 @@ def test_explain_names_what_is_missing(run, write):
     assert [line["setting"] for line in told["settings"] if line["given"]] == ["most_rounds"]
     path.write_text("")
     assert "demands nothing" in run("explain", path).stdout
+
+
+def test_a_party_does_not_forget_a_limit_of_epsilon(rnd, write, monkeypatch):  # noqa: F811
+    """Floors are in the dump; what limits a claim is in the folder's copy of the policy alone."""
+    monkeypatch.setattr(Policy, "check", lambda *_, **__: [])  # the plan here claims nothing
+    rnd.start("a", "--floors", write("smallest_cohort = 3\n[privacy]\nmost_epsilon = 4\n"))
+    copy = rnd.dir("a") / "floors.toml"
+    kept = copy.read_bytes()
+    rnd.do("status", "a")
+    copy.unlink()
+    assert "limits epsilon" in rnd.do("status", "a", code=2).stderr
+    copy.write_bytes(kept)
+    rnd.do("status", "a")
+    rnd.start("d", "--floors", write("smallest_cohort = 3\n"))
+    (rnd.dir("d") / "floors.toml").unlink()
+    rnd.do("status", "d")

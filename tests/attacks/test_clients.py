@@ -24,7 +24,7 @@ from secagg.attacks.clients import (
 from secagg.attacks.finding import Verdict
 from secagg.attacks.lab import here
 from secagg.attacks.process import Inside
-from secagg.attacks.scenes import clients, lying
+from secagg.attacks.scenes import client_shares, clients, lying
 from secagg_protocols import masked_sum, shamir
 from secagg_protocols.lift import lift
 
@@ -269,4 +269,49 @@ def test_who_is_named_is_the_liar_and_the_others_sum_is_right():
     finding = cell("garbage", "malicious-server").finding
     named = {m.name: m.value for m in finding.measures}
     assert named["unreadable input: culprit named"] == 1.0
-    assert {"party.tail-length", "server.enough", "server.sum-range"} <= set(finding.stopped_by)
+    assert finding.stopped_by == ("server.sum-range",)
+    assert {"party.tail-length", "server.enough"} <= set(finding.also_refused)
+
+
+def test_garbage_that_goes_in_is_stopped_by_nothing():
+    finding = cell("garbage", "noise").finding
+    assert finding.stopped_by == ()
+    assert "party.tail-length" in finding.also_refused
+
+
+def test_random_words_that_do_not_pass_against_the_law_fail_the_cell(monkeypatch):
+    monkeypatch.setattr(lying.Played, "silent", property(lambda _: False))
+    found = cell("garbage", "noise")
+    assert found.verdict == "failed"
+    assert "law" in found.problems[0]
+
+
+def test_a_decoder_against_the_law_fails_the_cell(monkeypatch):
+    honest = shamir.recover
+
+    def careless(sites, table, threshold):
+        return honest(sites[:threshold], table[:threshold], threshold)
+
+    monkeypatch.setattr(client_shares.shamir, "recover", careless)
+    found = cell("wrong-share", "semi-honest")
+    assert found.verdict == "failed"
+    assert "against the law" in found.problems[0]
+
+
+@pytest.mark.parametrize("column", ["semi-honest", "sparse"])
+def test_decoding_has_a_control_in_which_it_matters(column):
+    finding = cell("wrong-share", column).finding
+    assert "feature: Reed-Solomon decoding" in finding.stopped_by
+    runs = {c.overrides: c for c in finding.controls}
+    (weak,) = [c for c in finding.controls if "feature: Reed-Solomon decoding" in c.overrides]
+    assert weak.successes == 1
+    assert runs[weak.overrides[1:]].successes in {0, 1}
+    same = [c for c in finding.controls if c.overrides == weak.overrides[1:]]
+    assert [c.successes for c in same] == [1, 0]
+
+
+def test_a_backdoor_that_is_noticed_is_no_success(monkeypatch):
+    monkeypatch.setattr(lying.Played, "silent", property(lambda _: False))
+    finding = cell("scaling", "plain").finding
+    assert finding.successes == 0
+    assert finding.verdict == Verdict.DETECTED

@@ -82,7 +82,7 @@ def test_the_column_of_a_paillier_study(holders: int, column: str, threat: str) 
     key = PrivateKey(p, q, proof=modulus_proof.prove(p, q))
     made = study(threat, sites=4, paillier=PaillierSettings(key=key, holders=holders))
     assert clinical.column_of(made) == column
-    assert clinical.source_of(made)(4, 40, 1 << 16).shape == (4, 40)
+    assert clinical.study_of(made).take(4, 40, 1 << 16).shape == (4, 40)
 
 
 def vectors(run: Run) -> np.ndarray[Any, Any]:
@@ -95,7 +95,7 @@ def test_the_source_gives_the_integers_of_the_sites() -> None:
     run = study(seed=5)
     own = vectors(run)
     most = int(own.max())
-    source = clinical.source_of(run)
+    source = clinical.study_of(run).take
     assert source(6, 40, most).tolist() == own.tolist()
     assert source(6, 40, most).dtype == np.int64
     # Fewer sites and coordinates are the first of them.
@@ -105,14 +105,14 @@ def test_the_source_gives_the_integers_of_the_sites() -> None:
     for i in range(8):
         expected = [int(own[i % 6][j % 40]) % 100 for j in range(90)]
         assert more[i].tolist() == expected
-    other = clinical.source_of(study(seed=6))(6, 40, most)
+    other = clinical.study_of(study(seed=6)).take(6, 40, most)
     assert other.tolist() != own.tolist()
 
 
 def test_a_study_without_rounds_has_no_data() -> None:
     empty = SimpleNamespace(secure=SimpleNamespace(sight=SimpleNamespace(glimpses=[])))
     with pytest.raises(MisuseError) as caught:
-        clinical.source_of(cast(Run, empty))
+        clinical.study_of(cast(Run, empty))
     assert caught.value.rule == "attack-study"
 
 
@@ -212,7 +212,7 @@ def test_the_page_of_a_study_is_whole(elsewhere: Path) -> None:
         elsewhere / "there" / "report.html",
         "Sums of random vectors", "Attacks on this study", f'id="{ID}.malicious-server"',
         "What the study does", "Who sees what", "What this run shows", "Round by round",
-        "site-1", "attacks came out as expected",
+        "site-1", "1 attack was run",
     )  # fmt: skip
     random("--report", "--out", "bare")
     check_page(elsewhere / "bare" / "report.html", "comparisons hold.")

@@ -29,6 +29,7 @@ from secagg.attacks.finding import Verdict
 from secagg.attacks.lab import Cell, here
 from secagg.attacks.process import Inside
 from secagg.attacks.scene import Lab
+from secagg.attacks.scenes import disaggregation
 from secagg.attacks.scenes.cohort_rounds import (
     COLLUDER,
     frames,
@@ -99,14 +100,64 @@ def test_complete_graphs_do_not_apply(name: str) -> None:
 def test_the_rules_that_refused_are_the_observed_ones() -> None:
     found = cell("disaggregation", "semi-honest").finding
     assert found is not None
-    assert found.stopped_by == (
+    assert found.stopped_by == ()
+    assert found.also_refused == (
         "client.inputs-per-model",
         "client.fixed-difference",
         "client.fixed-nested",
     )
     found = cell("small-cohort", "malicious-server").finding
     assert found is not None
-    assert found.stopped_by == ("plan.honest-survivors", "client.survivor-cohort")
+    assert found.stopped_by == ()
+    assert found.also_refused == ("plan.honest-survivors", "client.survivor-cohort")
+    found = cell("disaggregation", "sparse").finding
+    assert found is not None
+    assert found.also_refused == ("client.inputs-per-model", "plan.fixed-data-graph")
+    assert "(plan.fixed-data-graph)" in found.seen
+
+
+def test_a_rule_that_did_not_refuse_is_not_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disaggregation, "refusals", lambda _world: set())
+    (problem,) = here("disaggregation", "semi-honest", separate=False).problems
+    assert "inputs-per-model should have refused, and nobody did" in problem
+
+
+def test_a_server_that_chooses_the_graph_is_a_leak_beyond_the_plan() -> None:
+    found = cell("neighbour-capture", "sparse").finding
+    assert found is not None
+    assert (found.verdict, found.beyond, found.stopped_by) == (Verdict.LEAKS, True, ())
+    assert found.successes == found.trials > 0
+    waits, chooses = found.measures[:2]
+    assert (waits.value, waits.bound) == (0.0, 2.0 ** -recommended().graph_security().capture_bits)
+    assert chooses.value == 1.0
+    assert "0 of 120 recommended graphs" in found.seen
+    # Whoever is not weakened is no control.
+    assert [one.overrides for one in found.controls] == [("plan.sparse-security",)]
+
+
+def test_a_bound_is_not_told_as_a_prediction() -> None:
+    found = cell("graph-partition", "sparse").finding
+    assert found is not None
+    assert found.stopped_by == ("plan.sparse-security",)
+    bounds = [one for one in found.measures if one.bound is not None]
+    assert len(bounds) >= 2
+    for one in bounds:
+        assert one.predicted is None
+        assert one.bound is not None and one.value <= one.bound < 1
+
+
+def test_noisy_leaks_say_why_they_are_leaks() -> None:
+    found = cell("disaggregation", "noise").finding
+    assert found is not None
+    assert found.bounded and not found.successes
+    assert "counts as a leak because" in found.seen
+    found = cell("small-cohort", "noise").finding
+    assert found is not None
+    assert found.beyond and not found.bounded and not found.successes
+    assert "counts as a leak because" in found.seen
+    share = found.measures[-1]
+    # The plan counts on the noise of three sites, and the interval shows that less is left.
+    assert share.high is not None and share.high < 3
 
 
 # Shares and masks.

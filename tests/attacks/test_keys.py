@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,21 @@ from hypothesis import strategies as st
 import secagg
 from secagg.attacks import columns, keys
 from secagg.attacks.arena import controls, world
-from secagg.attacks.attack import Frame, Keys
+from secagg.attacks.arena.paillier_keys import primes
+from secagg.attacks.arena.paillier_world import private_key
+from secagg.attacks.attack import Evidence, Frame, Keys
 from secagg.attacks.catalogue import load_scene
 from secagg.attacks.finding import Verdict
 from secagg.attacks.lab import here
 from secagg.attacks.process import Inside
 from secagg.attacks.scene import Lab
 from secagg.attacks.scenes import inconsistency, networks, reuse, rounds, weak
-from secagg.attacks.scenes.keys import LOW_ORDER, _Isolated
+from secagg.attacks.scenes.keys import LOW_ORDER, Proposal, _Isolated
 from secagg_protocols.errors import PeerError
 from secagg_protocols.keys import ExchangeKey, agree
 from secagg_protocols.masked_sum import Client, messages
-from secagg_protocols.paillier import Layout
+from secagg_protocols.paillier import Layout, split
+from secagg_protocols.paillier_sum import Client as PaillierClient
 
 ROWS = ("key-substitution", "mask-reuse", "model-inconsistency", "weak-generator", "replay")
 
@@ -84,6 +88,56 @@ def test_signed_adverts_stop_it() -> None:
     # It is ended by the first message, and ignores the second.
     assert site.refused[0] == "client.advert-signatures"
     assert claimed(site, site.keys) is None
+
+
+@pytest.mark.parametrize("column", columns.PAILLIER)
+def test_a_server_with_a_key_of_its_own_reads_who_takes_its_plan(column: str) -> None:
+    made = columns.plan(column, 5, 8, stages=(secagg.Integers(0, 1000),))
+    assert isinstance(made.protocol, secagg.PaillierSum)
+    own, agreed = private_key(2048, 1).public, made.protocol.key
+    if agreed.holders > 1:
+        own = split(private_key(2048, 1), agreed.holders, agreed.threshold)[0]
+    theirs = replace(made, protocol=replace(made.protocol, key=own))
+    pinned = secagg.Floors(paillier_key=agreed.digest.hex())
+    with Inside(keys.KeySubstitution) as runner:
+        lab = Lab(runner, attack="key-substitution", column=column)
+
+        def tried(given_: Any, floors: Any, kind: Any = PaillierClient) -> tuple[bool, list[str]]:
+            site = Proposal(lab, given_, theirs, floors, 3, kind=kind)
+            return site.read(lab), site.refused
+
+        assert tried(theirs, None) == (True, [])
+        assert tried(theirs, pinned) == (False, ["client.floors"])
+        assert tried(theirs, pinned, controls.without(PaillierClient, "floors")) == (True, [])
+        assert tried(made, pinned) == (False, ["client.trailer"])
+
+
+def test_a_ciphertext_is_opened_as_its_owner_opens_it() -> None:
+    p, q = primes(1024, 0)
+    n = p * q
+    for plain in (0, 1, n - 1, n // 3):
+        value = (1 + plain * n) * pow(5, n, n * n) % (n * n)
+        assert keys._opened(value, p, q) == plain
+
+
+def test_forged_signatures_are_of_four_styles_and_no_two_are_alike() -> None:
+    made = columns.plan("malicious-server", 5, 6, stages=(secagg.Integers(0, 1000),))
+    for style in range(4):
+        found = set()
+        for i in range(3):
+            label = bytes([style]) + world.digest("style", i)[1:]
+            site = _Isolated(made, Client, label, np.arange(6))
+            assert site.refused[0] == "client.advert-signatures"
+            # Of keys of the server's own, which are others each time.
+            found.add(site._forged(0, world.digest(style, i) * 2))
+        assert len(found) == 3
+
+
+def test_who_reads_under_a_trusting_plan_is_more_than_the_plan_withstands() -> None:
+    cell = here("key-substitution", "semi-honest", separate=False)
+    assert cell.finding is not None
+    assert (cell.finding.beyond, cell.finding.stopped_by) == (True, ())
+    assert set(cell.finding.also_refused) == {"client.low-order", "server.low-order"}
 
 
 @pytest.mark.parametrize("point", LOW_ORDER)
@@ -169,7 +223,53 @@ def test_controls_override_what_they_name() -> None:
         assert controls.overrides(Client, control) == set(methods)
 
 
+@pytest.mark.parametrize("column", ["semi-honest", "noise"])
+def test_only_what_the_full_build_met_is_said_of_it(column: str) -> None:
+    cell = here("mask-reuse", column, separate=False)
+    assert cell.finding is not None
+    assert "client.input-once" in cell.finding.stopped_by
+    assert not any("journal" in rule for rule in cell.finding.stopped_by)
+    assert any("journal" in control.note for control in cell.finding.controls)
+
+
 # Row 12.
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_only_the_gradient_itself_is_a_hit(noise: float) -> None:
+    rng = np.random.default_rng(8)
+    right, other = rng.normal(size=(2, 300)) / 300**0.5
+    draw = rng.normal(size=300) * noise
+
+    def hit(claim: Any, right: Any = right, noise: float = noise) -> bool:
+        return inconsistency.judged(claim, right, [other], 0.001, noise)
+
+    assert hit(right + draw)
+    for claim in (np.zeros(300), draw, other, other + draw, -right + draw, right[:-1]):
+        assert not hit(claim)
+    # What a mask leaves, and what is much nearer than the noise lets it be.
+    assert not hit(rng.uniform(-500, 500, 300))
+    assert noise == 0.0 or not hit(right)
+    assert not hit(np.zeros(300), np.zeros(300))
+    # Under the noise of a plan in use nobody can tell, and that is no hit.
+    assert not hit(right + rng.normal(size=300) * 20, noise=20.0)
+
+
+@pytest.mark.parametrize("column", ["semi-honest", "noise"])
+def test_an_attack_that_claims_nothing_recovers_nothing(
+    column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = keys.ModelInconsistency.run
+
+    def zeros(self: Any, transcript: Any, held: Any) -> Any:
+        found = run(self, transcript, held)
+        return Evidence(vectors={k: [0.0] * len(v) for k, v in found.vectors.items()})
+
+    monkeypatch.setattr(keys.ModelInconsistency, "run", zeros)
+    cell = here("model-inconsistency", column, separate=False)
+    assert cell.finding is not None
+    assert cell.finding.successes == 0
+    assert [c.successes for c in cell.finding.controls] == [0]
 
 
 def test_dead_units_silence_all_but_the_last_bias() -> None:
@@ -203,6 +303,13 @@ def test_a_scan_finds_a_weak_seed_and_no_full_one() -> None:
     assert (found, values["tried"], values["hits"]) == (True, 512, 1)
     found, values = scan(128, 9)
     assert (found, values["tried"], values["hits"]) == (False, 512, 0)
+
+
+def test_the_scan_is_of_the_weak_keys_and_of_an_honest_server() -> None:
+    cell = here("weak-generator", "sparse", separate=False)
+    assert cell.finding is not None
+    assert not cell.finding.exhaustive
+    assert "pairs" in cell.finding.measures[0].name
 
 
 @given(st.binary(min_size=24, max_size=24), st.integers(1, 32))

@@ -16,6 +16,7 @@ from secagg.attacks.adversaries import network
 from secagg.attacks.adversaries.network import Network
 from secagg.attacks.arena.controls import without
 from secagg.attacks.attack import Frame
+from secagg.attacks.finding import Verdict
 from secagg.attacks.keys import Replay
 from secagg.attacks.lab import here
 from secagg.attacks.process import Inside
@@ -199,6 +200,19 @@ def test_a_site_that_says_two_things_is_ended_with_evidence(column: str) -> None
     assert (outcome.kind, outcome.evidence) == ("exact", 1)
     sent = {f.data for f in outcome.seen if f.sender == LIAR and f.data[3] == 5}
     assert len(sent) == 2
+
+
+@pytest.mark.parametrize("column", columns.MASKED)
+def test_forgeries_count_in_the_verdict(column: str) -> None:
+    finding = here("replay", column, separate=False).finding
+    assert finding is not None
+    forged = next(m for m in finding.measures if "forgeries" in m.name)
+    if column == "malicious-server":
+        assert (finding.verdict, forged.value, finding.beyond) == (Verdict.DETECTED, 0.0, False)
+        assert "server.trailer" in finding.stopped_by
+    else:
+        assert (finding.verdict, forged.value, finding.beyond) == (Verdict.CORRUPTS, 1.0, True)
+        assert finding.successes >= 1 and finding.stopped_by == ()
 
 
 @pytest.mark.parametrize("row", ["replay", "mask-reuse"])

@@ -26,7 +26,7 @@ from secagg.attacks.noise import (
     UnderstatedSensitivity,
     laplace_reaches,
 )
-from secagg.attacks.scenes import noise_rounds
+from secagg.attacks.scenes import noise, noise_rounds
 from secagg.attacks.scenes.noise import FloatNoiseScene, naive_laplace, reached, tapped
 from secagg.attacks.scenes.noise_sensitivity import (
     UncountedQuantise,
@@ -112,7 +112,11 @@ def test_integer_noise_is_possible_under_both_inputs_and_a_fraction_under_none()
         Transcript(
             plan=dump_plan(plan),
             public={"inputs": [0, 1], "sites": 4},
-            arrays={"outputs": np.array([0.0, -100.0, 0.5, 1e12]), "others": others},
+            arrays={
+                "outputs": np.array([0.0, -100.0, 0.5, 1e12]),
+                "others": others,
+                "samples": np.array([0, 1, -3]),
+            },
         ),
         Keys(),
     )
@@ -273,3 +277,28 @@ def test_a_share_of_none_has_its_exact_interval() -> None:
     assert (none.value, none.low) == (0.0, 0.0)
     assert none.high is not None
     assert (1 - none.high) ** 1000 == pytest.approx(0.005)
+
+
+def test_a_cohort_that_opens_with_too_few_is_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise.MissingNoiseScene, "_one_too_few", lambda *_: "")
+    cell = here("missing-noise", "noise", separate=False)
+    assert cell.verdict == Verdict.LEAKS
+    assert cell.finding is not None
+    assert cell.finding.successes == 1
+
+
+def test_a_sampler_of_even_integers_is_found() -> None:
+    plan = columns.plan("noise", 4, 8, stages=(Integers(0, 1),))
+    found = FloatNoise().run(
+        Transcript(
+            plan=dump_plan(plan),
+            public={"inputs": [0, 1], "sites": 4},
+            arrays={
+                "outputs": np.array([4.0, -3.0]),
+                "others": np.zeros(2),
+                "samples": np.array([0, 2, -6]),
+            },
+        ),
+        Keys(),
+    )
+    assert found.arrays["says"].tolist() == [FIRST, SECOND]

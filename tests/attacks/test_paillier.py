@@ -6,7 +6,7 @@ import math
 import secrets
 from dataclasses import asdict
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import secagg
 from secagg.attacks import columns, factoring
+from secagg.attacks.arena.controls import without
 from secagg.attacks.arena.paillier_keys import primes
 from secagg.attacks.attack import Frame, Keys, Transcript
 from secagg.attacks.finding import Verdict
@@ -39,13 +41,18 @@ from secagg.attacks.paillier_numbers import (
     share_of,
     slots,
 )
-from secagg.attacks.process import LabError
-from secagg.attacks.scenes import paillier_moduli, paillier_openings, paillier_sites
-from secagg.attacks.scenes.paillier_play import LENGTH, claims, public_of
+from secagg.attacks.scene import Lab
+from secagg.attacks.scenes import (
+    paillier_holders,
+    paillier_moduli,
+    paillier_openings,
+    paillier_sites,
+)
+from secagg.attacks.scenes.paillier_play import LENGTH, claims, make_holder, public_of
 from secagg_protocols import wire
-from secagg_protocols.paillier import Layout
+from secagg_protocols.paillier import Layout, modulus_proof
 from secagg_protocols.paillier.primes import is_prime
-from secagg_protocols.paillier_sum import messages
+from secagg_protocols.paillier_sum import Holder, messages
 
 ATTACKS = (
     "key-holder",
@@ -342,9 +349,14 @@ def test_only_the_victims_own_vector_is_a_success() -> None:
 # The cells.
 
 
+@cache
+def quick(name: str, column: str) -> Any:
+    return here(name, column, effort="quick", seed=1, separate=False)
+
+
 @pytest.mark.parametrize(("name", "column"), PAILLIER)
 def test_cells_of_paillier_sums(name: str, column: str) -> None:
-    cell = here(name, column, effort="quick", seed=1, separate=False)
+    cell = quick(name, column)
     assert cell.problems == []
     assert cell.finding is not None
     assert cell.finding.controls or cell.verdict == Verdict.LEAKS
@@ -377,14 +389,124 @@ def test_a_law_that_fails_is_a_failed_cell(monkeypatch: pytest.MonkeyPatch) -> N
     assert "the law says slot-range" in cell.problems[0]
 
 
-def test_a_build_that_leaks_is_no_prevented_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holders_that_answer_twice_are_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     # Holders that forget what they opened, where the full build should be.
-    def nothing(*_: Any, **__: Any) -> Any:
-        raise LabError("stopped here")
+    def forgetful(world: Any, name: str, kind: Any = Holder, journal: Any = None) -> Any:
+        return make_holder(world, name, kind)
 
-    monkeypatch.setattr(paillier_openings._Openings, "_ask", nothing)
+    monkeypatch.setattr(paillier_openings, "make_holder", forgetful)
     cell = here("two-openings", "paillier-one", separate=False)
-    assert cell.problems == ["failed: stopped here"]
+    assert cell.finding is not None
+    assert (cell.verdict, cell.finding.successes) == (Verdict.LEAKS, 2)
+    assert cell.problems
+
+
+def test_a_holder_that_helps_is_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paillier_holders, "Holder", without(Holder, "given"))
+    cell = here("key-holder", "paillier-threshold", separate=False)
+    assert cell.finding is not None
+    assert (cell.verdict, cell.finding.successes) == (Verdict.LEAKS, 1)
+    assert "holder.given" not in cell.finding.stopped_by
+
+
+def test_only_what_matters_is_said_to_stop() -> None:
+    for name in ("key-holder", "two-openings"):
+        finding = quick(name, "paillier-threshold").finding
+        assert finding is not None
+        won = {rule for k in finding.controls if k.expected and k.successes for rule in k.overrides}
+        assert set(finding.stopped_by) <= won
+        assert finding.also_refused
+        assert not set(finding.also_refused) & won
+
+
+def test_the_control_of_openings_counts_the_cells_of_the_law(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finding = quick("two-openings", "paillier-threshold").finding
+    assert finding is not None
+    (control,) = (k for k in finding.controls if k.overrides == ("plan.one-opening",))
+    # 3 holders, threshold 2: of 0 and 1 colluders, 4 <= 3 + c for one.
+    assert (control.trials, control.successes) == (1, 1)
+    # A cell of the law that opens nothing is no control that shrinks.
+    monkeypatch.setattr(paillier_openings, "claims", lambda *_: False)
+    cell = here("two-openings", "paillier-threshold", separate=False)
+    assert "open nothing" in cell.problems[0]
+
+
+def test_a_trap_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = quick("bad-modulus", "paillier-one")
+    assert cell.finding.successes == 1
+    assert cell.finding.stopped_by == ()
+    monkeypatch.setattr(paillier_moduli.BadModulusScene, "_trap", lambda *_: (None, False))
+    cell = here("bad-modulus", "paillier-one", separate=False)
+    assert (cell.verdict, cell.problems) == (
+        Verdict.PREVENTED,
+        ["verdict prevented, expected leaks"],
+    )
+
+
+def test_a_random_proof_is_not_refused_for_its_form() -> None:
+    empty, other, noise = paillier_moduli._proofs(np.random.default_rng(3))
+    assert (empty, len(noise)) == (b"", len(other))
+    p, q = primes(2048)
+    with pytest.raises(secagg.PlanError, match="a fourth root is wrong"):
+        modulus_proof.check(p * q, noise)
+
+
+def test_what_sites_send_in_a_plain_sum_is_all_that_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_to = []
+    attack = Lab.attack
+
+    def spied(self: Lab, transcript: Transcript, keys: Keys = Keys()) -> Any:  # noqa: B008
+        given_to.append(transcript)
+        return attack(self, transcript, keys)
+
+    monkeypatch.setattr(Lab, "attack", spied)
+    cell = here("key-holder", "plain", separate=False)
+    assert cell.finding is not None
+    assert cell.finding.successes == 4
+    (transcript,) = given_to
+    assert not transcript.arrays
+    assert len(transcript.frames) == 4
+
+
+def test_accepted_and_unreadable_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lax(world: Any, name: str, kind: Any = Holder, journal: Any = None) -> Any:
+        return make_holder(world, name, without(Holder, "knowledge", "repeated"), journal)
+
+    monkeypatch.setattr(paillier_sites, "make_holder", lax)
+    finding = here("related-ciphertexts", "paillier-one", separate=False).finding
+    assert finding is not None
+    assert finding.measures[0].value == 1.0
+    assert "refused 0 of 12" in finding.seen
+
+
+def test_no_attempt_is_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    forged = paillier_sites.RelatedCiphertextsScene._forged
+
+    def kept(*args: Any, **more: Any) -> bytes:
+        made.append(forged(*args, **more))
+        return made[-1]
+
+    monkeypatch.setattr(paillier_sites.RelatedCiphertextsScene, "_forged", kept)
+    # More than one turn through all kinds, of which the exact copies come again.
+    monkeypatch.setattr(Lab, "trials", lambda *_: 44)
+    cell = here("related-ciphertexts", "paillier-one", separate=False)
+    assert cell.finding is not None
+    # Before those of the honest server and of the four controls.
+    attempts = made[: -1 - len(cell.finding.controls)]
+    assert cell.finding.trials == len(set(attempts)) == 44
+    assert len(attempts) > 44
+
+
+def test_changes_of_a_sum_are_all_different_and_within_its_range() -> None:
+    sums = [0, 2000, 4000]
+    found = list(islice(paillier_holders._changes(sums, np.random.default_rng(1)), 900))
+    assert len({(slot, move) for _, slot, move in found}) == 900
+    assert all(0 <= sums[slot] + move <= 4000 and move for _, slot, move in found)
 
 
 def test_what_the_scenes_tell_attacks_is_public() -> None:

@@ -138,7 +138,7 @@ def test_objects_do_not_travel() -> None:
 
 def test_a_process_of_its_own_gives_the_same_evidence() -> None:
     kind = load_attack("sparse-coordinates")
-    given = Transcript(arrays={"sum": np.array([0, 1, 2, 1])})
+    given = Transcript(public={"spread": 0.0}, arrays={"sum": np.array([0, 1, 2, 1])})
     with Bench(kind) as bench, Inside(kind) as inside:
         for _ in range(2):
             assert bench.run(given, Keys()).arrays["claimed"].tolist() == [1, 3]

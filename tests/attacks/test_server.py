@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from secagg.attacks.arena.table import Table, plain_claims
 from secagg.attacks.attack import Keys, Transcript
 from secagg.attacks.catalogue import ATTACKS, load_attack, load_scene
 from secagg.attacks.columns import COLUMNS
-from secagg.attacks.finding import Verdict
+from secagg.attacks.finding import ControlRun, Finding, Verdict
 from secagg.attacks.lab import here
 from secagg.attacks.process import Inside
 from secagg.attacks.reading import (
@@ -38,7 +39,8 @@ from secagg.attacks.reading import (
 )
 from secagg.attacks.scene import Lab
 from secagg.attacks.scenes.asking import _forget_claims, _without_self_mask
-from secagg.attacks.scenes.views import plan_for, recommended_sparse, sizes, ways
+from secagg.attacks.scenes.server import SplitViewScene
+from secagg.attacks.scenes.views import assignments, plan_for, recommended_sparse, sizes, ways
 from secagg.attacks.server import LateUpload, ShareBoth, SplitView, VoteSplitting
 from secagg_native import bitpack
 from secagg_native import keystream as native_keystream
@@ -97,6 +99,82 @@ def test_rows_are_in_the_catalogue() -> None:
         assert load_scene(name).attack is kind
         assert set(load_scene(name).expected) == set(COLUMNS)
     assert list(ATTACKS)[:4] == list(ROWS)
+
+
+@cache
+def finding(name: str, column: str) -> Finding:
+    """What a quick cell found, run once."""
+    cell = here(name, column, effort="quick", seed=0, separate=False)
+    assert cell.finding is not None
+    return cell.finding
+
+
+def test_only_what_decides_is_said_to_stop_two_lists() -> None:
+    found = finding("split-view", "malicious-server")
+    assert found.stopped_by == ("plan.one-survivor-set",)
+    assert {"client.consent-count", "client.consent-signatures"} <= set(found.also_refused)
+    # Each rule that stops it has a control that succeeds without it, and no other rule has.
+    won = {rule for one in found.controls if one.successes for rule in one.overrides}
+    assert won == set(found.stopped_by)
+
+
+def test_without_its_control_nothing_is_said_to_stop_two_lists() -> None:
+    def run(rule: str, successes: int) -> ControlRun:
+        return ControlRun(overrides=(rule,), trials=1, successes=successes)
+
+    rule, consent = "plan.one-survivor-set", "client.consent-count"
+    decide = SplitViewScene._deciding
+    assert decide([run(rule, 1), run(consent, 0)]) == (rule,)
+    assert decide([run(rule, 0), run(consent, 0)]) == ()
+    assert decide([run(rule, 1), run(consent, 1)]) == ()
+
+
+def test_consents_are_what_stops_a_list_for_each_site() -> None:
+    found = finding("vote-splitting", "malicious-server")
+    assert found.stopped_by == ("client.consent-count", "client.consent-signatures")
+    assert set(found.also_refused) == {"client.sharers-within", "client.survivors-within"}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "beyond"),
+    [
+        ("split-view", "plain", False),
+        ("split-view", "semi-honest", True),
+        ("split-view", "sparse", True),
+        ("vote-splitting", "semi-honest", True),
+        ("vote-splitting", "sparse", True),
+        ("vote-splitting", "noise", True),
+    ],
+)
+def test_an_active_server_is_beyond_a_semi_honest_plan(
+    name: str, column: str, beyond: bool
+) -> None:
+    found = finding(name, column)
+    assert found.verdict == Verdict.LEAKS
+    assert found.beyond == beyond
+    assert found.stopped_by == ()
+
+
+def test_a_quick_run_is_not_called_exhaustive() -> None:
+    for name in ("share-both", "split-view", "vote-splitting"):
+        found = finding(name, "malicious-server")
+        assert not found.exhaustive
+        assert found.parameters["n"] == "3..4"
+        assert found.parameters["c"] == "0..1"
+
+
+def test_all_assignments_hold_each_site_or_are_common() -> None:
+    for n, c, least in ((3, 0, 2), (4, 0, 3), (4, 1, 3)):
+        known = lists(n, least)
+        every = set(itertools.product(known, repeat=n - c))
+        wanted = {
+            told
+            for told in every
+            if len(set(told)) == 1 or all(h in s for h, s in zip(range(c, n), told, strict=True))
+        }
+        found = assignments(n, c, least)
+        assert set(found) == wanted
+        assert len(found) == len(wanted)
 
 
 # Laws.

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from secagg.attacks import statistics as s
-from secagg.attacks.finding import ControlRun, Finding, Verdict
+from secagg.attacks.finding import ControlRun, Finding, Measure, Verdict
 
 
 @pytest.mark.parametrize("case", [(0, 3000), (1, 10), (5, 10), (10, 10), (37, 400), (2999, 3000)])
@@ -59,6 +59,7 @@ def _finding(**changes: object) -> Finding:
         "tried": "",
         "seen": "",
         "trials": 3,
+        "stopped_by": ("client.x",),
         "controls": [good],
     }
     return Finding(**(fields | changes))  # type: ignore[arg-type]
@@ -68,6 +69,9 @@ def test_a_finding_knows_what_is_wrong_with_it() -> None:
     assert _finding().problems(Verdict.PREVENTED) == []
     assert "expected leaks" in _finding().problems(Verdict.LEAKS)[0]
     for bad, text in (
+        (_finding(stopped_by=()), "nothing is named that stopped it"),
+        (_finding(verdict=Verdict.LEAKS), "nothing shows what leaked"),
+        (_finding(bounded=True), "no measure is below a bound"),
         (_finding(controls=[]), "no control succeeded"),
         (_finding(successes=1), "1 of 3 attempts succeeded"),
         (_finding(trials=0), "nothing was tried"),
@@ -91,5 +95,10 @@ def test_a_finding_knows_what_is_wrong_with_it() -> None:
         ),
     ):
         assert any(text in problem for problem in bad.problems(Verdict.PREVENTED))
+    inside = Measure(name="AUC", value=0.6, low=0.5, high=0.7, bound=0.88)
+    wide = Measure(name="AUC", value=0.6, low=0.3, high=0.9, bound=0.88)
+    for measure, holds in ((inside, True), (wide, False)):
+        leak = _finding(verdict=Verdict.LEAKS, bounded=True, measures=[measure])
+        assert (leak.problems(Verdict.LEAKS) == []) == holds
     # A leak is its own control.
     assert _finding(verdict=Verdict.LEAKS, successes=3, controls=[]).problems(Verdict.LEAKS) == []

@@ -159,7 +159,9 @@ def ids_in_the_code() -> set[str]:
     for root in SOURCES:
         for path in root.rglob("*.py"):
             found |= set(
-                re.findall(r'(?:\brule|_RULE)(?:: Final)? ?= ?"([a-z-]+)"', path.read_text())
+                re.findall(
+                    r'(?:(?:\brule|_RULE)(?:: Final)? ?= ?|\._blame\()"([a-z-]+)"', path.read_text()
+                )
             )
             if "paillier" in path.parts:
                 # What is wrong with a key is found in one place and raised in another.

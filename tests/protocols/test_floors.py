@@ -72,6 +72,42 @@ def test_what_is_no_list_of_models_is_refused(models: Any) -> None:
     assert rule(lambda: Floors(models=models)) == "floors-file"
 
 
+def test_a_set_of_models_is_a_list() -> None:
+    both = {sha(KNOWN), sha(CRAFTED)}
+    assert Floors(models=both) == Floors(models=tuple(both))  # type: ignore[arg-type]
+    assert Floors(models=frozenset(both)) == Floors(models=tuple(both))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("smallest_cohort", "5", "smallest_cohort is a whole number"),
+        ("smallest_cohort", -1, "a whole number, 0 or more"),
+        ("smallest_cohort", 5.5, "a whole number"),
+        ("min_honest", True, "a whole number"),
+        ("malicious_server", 1, "malicious_server is true or false"),
+        ("noise_variance", float("nan"), "a finite number, 0 or more"),
+        ("noise_variance", -1.0, "a finite number, 0 or more"),
+        ("paillier_key", "ab", "the id of a key, 64 hexadecimal digits"),
+        ("models", [sha(KNOWN), "abc"], "'abc' is not one"),
+        ("models", (), "a list of 1 to 65536 SHA-256"),
+    ],
+)
+def test_a_wrong_value_is_told_what_is_allowed(field: str, value: Any, said: str) -> None:
+    with pytest.raises(secagg.MisuseError, match=said) as caught:
+        Floors(**{field: value})
+    assert str(caught.value).startswith(field)
+
+
+def test_a_slip_of_the_pen_is_told_the_nearest_name(tmp_path: Any) -> None:
+    path = tmp_path / "floors.toml"
+    path.write_text("smalest_cohort = 3\n")
+    with pytest.raises(secagg.MisuseError, match=r"'smalest_cohort' \(is it smallest_cohort\?\)"):
+        Floors.load(path)
+    with pytest.raises(secagg.MisuseError, match="none: No such file or directory"):
+        Floors.load(tmp_path / "none")
+
+
 def test_a_file_lists_models(tmp_path: Any) -> None:
     path = tmp_path / "floors.toml"
     path.write_text(f'smallest_cohort = 3\nmodels = ["{sha(KNOWN).upper()}"]\n')

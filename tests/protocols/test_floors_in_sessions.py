@@ -11,7 +11,7 @@ import secagg
 from secagg.attacks.arena import paillier_session_world as paillier
 from secagg.attacks.arena.session_world import SERVER, Played, session_plan
 from secagg.session import SiteSession, Slot, Wanted
-from secagg_protocols.events import Send
+from secagg_protocols.events import Dropped, Send
 
 KNOWN = (b"first", b"second", b"third")
 CRAFTED = (b"a crafted model", b"another one", b"a third one")
@@ -20,23 +20,27 @@ VICTIM = "site-0"
 
 
 class Careful(Played):
-    """Sites that answer without a vector where the model is refused."""
+    """Keeps which models a site was asked to train on."""
 
-    refused: list[tuple[str, int, str]]
+    asked: list[bytes]
 
     def ask(self, site: str, data: bytes) -> list[Send]:
         sends, party = [], self.sites[site]
         for event in party.receive(data, sender=SERVER):
             if isinstance(event, Wanted):
-                try:
-                    vector = self.vector(site, event.round)
-                    events = party.submit(vector, model=self.model)
-                except secagg.MisuseError as error:
-                    self.refused.append((site, event.round, error.rule))
-                    events = party.skip()
-                sends += self.note(site, events)
+                if site == VICTIM:
+                    self.asked.append(event.model)
+                vector = self.vector(site, event.round)
+                sends += self.note(site, party.submit(vector, model=self.model))
             else:
                 sends += self.note(site, [event])
+        if site == VICTIM and party.ended is None and sends:
+            # The same order again: the same report, and still no question.
+            again = party.receive(data, sender=SERVER)
+            assert [bytes(e.data) for e in again if isinstance(e, Send)] == [
+                bytes(e.data) for e in sends
+            ]
+            assert not any(isinstance(event, (Wanted, Dropped)) for event in again)
         return sends
 
 
@@ -45,7 +49,7 @@ class Careful(Played):
 def test_cold_and_warm_rounds_of_a_masked_session(threat: Any, reload: bool) -> None:
     plan, identities = session_plan(threat)
     played = Careful(plan, identities)
-    played.refused = []
+    played.asked = []
     played.sites[VICTIM] = SiteSession(
         plan,
         VICTIM,
@@ -66,7 +70,10 @@ def test_cold_and_warm_rounds_of_a_masked_session(threat: Any, reload: bool) -> 
         if reload:
             played.reload(VICTIM)
     assert survivors == {0: False, 1: True, 2: True, 3: False, 4: False, 5: True}
-    assert played.refused == [(VICTIM, number, "model-allowed") for number in (0, 3, 4)]
+    # Nobody trains on a model that is refused: the session does not even ask.
+    assert played.asked == [hashlib.sha256(model).digest() for model in KNOWN]
+    dropped = played.of(VICTIM, Dropped)
+    assert [each.error.rule for each in dropped] == ["model-allowed"] * 3
     # The first round was a cold one; the others found their setup made.
     cold = [number for number, found in slots.items() if Slot.ADVERTISE in found]
     assert cold == [0]
@@ -75,15 +82,12 @@ def test_cold_and_warm_rounds_of_a_masked_session(threat: Any, reload: bool) -> 
 def test_rounds_of_a_paillier_session() -> None:
     played = paillier.Played(paillier.session_plan())
     party = played.parties["s0"] = played.fresh("s0", floors=LISTED)
-    held: list[str] = []
+    trained: list[bytes] = []
     real = party.submit
 
     def submit(x: Any, weight: int = 1, *, model: bytes) -> Any:
-        try:
-            return real(x, weight, model=model)
-        except secagg.MisuseError as error:
-            held.append(error.rule)
-            return party.skip()
+        trained.append(model)
+        return real(x, weight, model=model)
 
     party.submit = submit
     inside = []
@@ -92,4 +96,35 @@ def test_rounds_of_a_paillier_session() -> None:
         assert aggregate is not None
         inside.append("s0" in aggregate.survivors)
     assert inside == [True, False, True]
-    assert held == ["model-allowed"]
+    assert trained == [KNOWN[0], KNOWN[1]]
+    assert [each.error.rule for each in played.of("s0", Dropped)] == ["model-allowed"]
+
+
+@pytest.mark.parametrize("threat", ["semi-honest", "malicious-server"])
+def test_a_question_that_is_open_is_withdrawn_where_the_list_got_shorter(threat: Any) -> None:
+    plan, identities = session_plan(threat)
+    played = Played(plan, identities)
+    orders: list[bytes] = []
+    real = played.ask
+
+    def ask(site: str, data: bytes) -> list[Send]:
+        party = played.sites[site]
+        if site == VICTIM:
+            events = party.receive(data, sender=SERVER)
+            if any(isinstance(event, Wanted) for event in events) and not orders:
+                orders.append(data)
+                played.sites[VICTIM] = SiteSession.load(
+                    party.dump(),
+                    plan,
+                    identity=played.keys.get(VICTIM),
+                    journal=played.journals[VICTIM],
+                    floors=LISTED,
+                )
+        return real(site, data)
+
+    played.ask = ask  # type: ignore[method-assign]
+    aggregate = played.round(CRAFTED[0])
+    assert aggregate is not None
+    assert orders
+    assert VICTIM not in aggregate.survivors
+    assert [each.error.rule for each in played.of(VICTIM, Dropped)] == ["model-allowed"]

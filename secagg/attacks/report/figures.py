@@ -22,7 +22,8 @@ _MARKS: Final = "os^Dvx*"
 
 def figure(drawn: Figure) -> Html:
     """A figure with its caption; where matplotlib is not installed, its numbers."""
-    caption = drawn.title + (f". {drawn.note}" if drawn.note else "")
+    parts = [drawn.title, _labels(drawn), drawn.note]
+    caption = " ".join(text if text.endswith(".") else f"{text}." for text in parts if text)
     try:
         data = svg(drawn)
     except ModuleNotFoundError as error:
@@ -36,6 +37,19 @@ def figure(drawn: Figure) -> Html:
         )
     source = "data:image/svg+xml;base64," + base64.b64encode(data).decode()
     return tag("figure", tag("img", src=source, alt=_spoken(drawn)), tag("figcaption", caption))
+
+
+def worth_drawing(drawn: Figure) -> bool:
+    """Whether there is something to see: pictures, or more than a single point."""
+    return bool(drawn.pictures) or sum(len(series.x) for series in drawn.series) > 1
+
+
+def _labels(drawn: Figure) -> str:
+    """What the numbers above the pictures mean."""
+    numbers: dict[str, list[str]] = {}
+    for number, picture in enumerate(drawn.pictures, start=1):
+        numbers.setdefault(picture.label, []).append(str(number))
+    return "; ".join(f"{', '.join(at)}: {label}" for label, at in numbers.items())
 
 
 def svg(drawn: Figure) -> bytes:
@@ -89,9 +103,23 @@ def _curves(axes: Any, drawn: Figure) -> None:
         axes.set_xscale("log")
     if drawn.log_y:
         axes.set_yscale("log")
+    _ticks(axes, drawn)
     axes.grid(alpha=0.25)
     if len(drawn.series) > 1:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _ticks(axes: Any, drawn: Figure) -> None:
+    """Names of categories, or whole numbers where every x is one."""
+    from matplotlib.ticker import MaxNLocator
+
+    # Lines are drawn as limits beyond the first and the last category.
+    marked = [x for series in drawn.series if series.style != "line" for x in series.x]
+    if drawn.x_names and marked:
+        places = min(marked) + np.arange(len(drawn.x_names))
+        axes.set_xticks(places, drawn.x_names, rotation=30, ha="right")
+    elif not drawn.log_x and all(float(x).is_integer() for s in drawn.series for x in s.x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _bars(axes: Any, series: Series, bars: list[Series], colour: str) -> None:
@@ -124,12 +152,12 @@ def _pictures(canvas: Any, drawn: Figure) -> None:
         for row, (name, values) in enumerate((("true", picture.true), ("found", picture.found))):
             place = axes[row][column]
             image = np.asarray(values, dtype=float).reshape(picture.shape)
-            place.imshow(image, cmap="gray", vmin=0.0, vmax=1.0)
+            place.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="none")
             place.set_xticks([])
             place.set_yticks([])
             if not column:
                 place.set_ylabel(name)
-        axes[0][column].set_title(picture.label, fontsize=8)
+        axes[0][column].set_title(str(column + 1), fontsize=8)
 
 
 def _spoken(drawn: Figure) -> str:
@@ -140,4 +168,4 @@ def _spoken(drawn: Figure) -> str:
     return f"{drawn.title}: {names}; {drawn.y_label} against {drawn.x_label}"
 
 
-__all__ = ["COLOURS", "figure", "svg"]
+__all__ = ["COLOURS", "figure", "svg", "worth_drawing"]

@@ -54,6 +54,12 @@ def rows(header: list[str], body: list[list[Content]], klass: str = "") -> Html:
     return tag("table", tag("thead", head), tag("tbody", *lines), class_=klass or None)
 
 
+def filled(header: list[str], body: list[list[Content]]) -> tuple[list[str], list[list[Content]]]:
+    """A table without the columns in which every cell is empty."""
+    kept = [at for at in range(len(header)) if any(row[at] for row in body)]
+    return [header[at] for at in kept], [[row[at] for at in kept] for row in body]
+
+
 #: The page may load nothing; style and script are its own.
 _POLICY: Final = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -81,4 +87,4 @@ def document(title: str, *content: Content) -> str:
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-__all__ = ["Content", "Html", "document", "join", "rows", "tag"]
+__all__ = ["Content", "Html", "document", "filled", "join", "rows", "tag"]

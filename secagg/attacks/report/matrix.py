@@ -2,58 +2,78 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from secagg.attacks.columns import MASKED
 from secagg.attacks.finding import ControlRun, Finding, Measure
 from secagg.attacks.lab import Cell
-from secagg.attacks.matrix import Matrix, Row, counts
+from secagg.attacks.matrix import Matrix, Row
 
-from .figures import figure
-from .html import Content, Html, document, join, rows, tag
-from .words import MEANING, SEES, STUDY, TESTED
+from .figures import figure, worth_drawing
+from .html import Content, Html, document, filled, join, rows, tag
+from .words import BEYOND, MEANING, NOISE, QUICK, SEES, STRONGER, STUDY, tested
 
 _NA = "n/a"
 
 
 def page(matrix: Matrix, *, title: str = "Threat report") -> str:
     """A self-contained HTML page of a run."""
+    not_stopped = _not_stopped(matrix)
+    places = (
+        ("study", "The study"),
+        *((("open", "What is not stopped"),) if not_stopped else ()),
+        ("matrix", "The matrix"),
+        ("attacks", "Every attack"),
+        ("run", "About this run"),
+    )
     return document(
         f"secagg: {title}",
         tag("h1", title),
+        _made(matrix),
         _summary(matrix),
-        tag(
-            "nav",
-            *(
-                tag("a", text, href=f"#{place}")
-                for place, text in (
-                    ("study", "The study"),
-                    ("open", "What is not stopped"),
-                    ("matrix", "The matrix"),
-                    ("attacks", "Every attack"),
-                    ("run", "About this run"),
-                )
-            ),
-        ),
-        study(),
-        _not_stopped(matrix),
+        tag("nav", *(tag("a", text, href=f"#{place}") for place, text in places)),
+        study(matrix.cells),
+        not_stopped,
         tag("h2", "The matrix", id="matrix"),
-        legend(),
+        legend(matrix.cells),
         grid(matrix),
+        tag("p", NOISE) if "noise" in matrix.columns else None,
         tag("h2", "Every attack", id="attacks"),
         *(_attack(matrix, row) for row in matrix.rows),
         _about(matrix),
     )
 
 
+def _made(matrix: Matrix) -> Html:
+    """When and of what the run was made, and whether it is one to decide by."""
+    commit = f", commit {matrix.commit}" if matrix.commit else ""
+    text = f"{matrix.made}, secagg {matrix.versions.get('secagg', '')}{commit}, {matrix.effort} run"
+    return join(tag("p", f"{text}.", class_="soft"), quick([matrix.effort]))
+
+
+def quick(efforts: Collection[str]) -> Html:
+    """A warning where few attempts were made; nothing elsewhere."""
+    return tag("p", tag("strong", QUICK)) if "quick" in efforts else join()
+
+
+def attacked(cells: Sequence[Cell]) -> str:
+    """How many combinations were attacked, and what came of them, in words."""
+    said = Counter(cell.said for cell in cells)
+    none = said.pop(_NA, 0)
+    ran = sum(said.values())
+    text = f"{ran} {'combination was' if ran == 1 else 'combinations were'} attacked"
+    if none:
+        text += f", {none} {'does' if none == 1 else 'do'} not apply"
+    told = ", ".join(f"{said[name]} {name}" for name in MEANING if said[name])
+    return f"{text}: {told}." if told else f"{text}."
+
+
 def _summary(matrix: Matrix) -> Html:
-    said = ", ".join(
-        f"{count} {'not applicable' if verdict == _NA else verdict}"
-        for verdict, count in counts(matrix).items()
-    )
-    text = (
-        f"{len(matrix.rows)} attacks were run on {len(matrix.columns)} protocols: "
-        f"{len(matrix.cells)} cells, {said}. "
-    )
+    text = f"{attacked(matrix.cells)} "
     if matrix.holds:
-        return tag("p", text, tag("strong", "Every cell came out as expected."))
+        same = "Every verdict is the one written down beforehand; a leak that was expected is "
+        return tag("p", text, tag("strong", f"{same}still a leak."))
     wrong = [f"{cell.attack} on {cell.column}" for cell in matrix.failures]
     return tag(
         "p",
@@ -63,40 +83,82 @@ def _summary(matrix: Matrix) -> Html:
     )
 
 
-def study() -> Html:
-    """What the study does, and who sees what."""
+def study(cells: Sequence[Cell]) -> Html:
+    """What the study does, what was tested, and who sees what."""
+    text = what_was_tested(cells)
     return join(
         tag("h2", "What the study does", id="study"),
         tag("p", STUDY),
-        tag("p", TESTED),
+        tag("p", text) if text else None,
         tag("h2", "Who sees what"),
         rows(["Who", "Sees", "Does not see"], [list(row) for row in SEES], "cards"),
     )
 
 
 def _not_stopped(matrix: Matrix) -> Html:
-    """What the strongest masked protocol does not stop, with what does."""
-    column = "malicious-server" if "malicious-server" in matrix.columns else ""
+    """What the strongest masked protocol does not stop, with what does; then what others leak."""
+    masked = [name for name in ("malicious-server", *MASKED) if name in matrix.columns]
+    if not masked:
+        return join()
+    column = masked[0]
     found: list[list[Content]] = []
+    others: list[list[Content]] = []
     for row in matrix.rows:
         cell = matrix.cell(row.id, column)
-        if cell is not None and cell.verdict in {"leaks", "corrupts"} and cell.finding is not None:
+        if cell is not None and _works(cell) and cell.finding is not None:
             found.append([link(cell, row.title), verdict(cell), cell.finding.seen, row.remedy])
-    if not found:
+            continue
+        elsewhere = [matrix.cell(row.id, name) for name in matrix.columns if name != "plain"]
+        some = [c for c in elsewhere if c is not None and _works(c)]
+        if some:
+            said = [
+                join(f"{matrix.columns[c.column]}: ", link(c, shown(c)), Html("<br>")) for c in some
+            ]
+            others.append([tag("a", row.title, href=f"#{row.id}"), tag("div", *said)])
+    if not found and not others:
         return join()
-    return join(
-        tag("h2", "What secure aggregation does not stop", id="open"),
-        tag(
-            "p",
+    parts: list[Content] = [tag("h2", "What secure aggregation does not stop", id="open")]
+    if found:
+        text = (
             "Secure aggregation hides the parts, and it cannot hide what follows from their sum, "
-            "nor make dishonest parts honest. These attacks work on the strongest protocol of the "
-            "matrix as it stands; the last column names what helps.",
-        ),
-        rows(["Attack", "Verdict", "What was seen", "What to do"], found, "cards"),
-    )
+            f"nor make dishonest parts honest. These attacks work on “{matrix.columns[column]}” as "
+            "it stands; the last column names what helps."
+        )
+        header = ["Attack", "Verdict", "What was seen", "What to do"]
+        parts += [tag("p", text), rows(header, found, "cards")]
+    if others:
+        parts.append(tag("h3", "Only on some protocols"))
+        parts.append(rows(["Attack", "Protocols and verdicts"], others, "cards"))
+    return join(*parts)
 
 
-def legend() -> Html:
+def _works(cell: Cell) -> bool:
+    return cell.verdict in {"leaks", "corrupts"}
+
+
+def is_beyond(cell: Cell) -> bool:
+    """Whether the attacker is stronger than what the plan says it withstands."""
+    return cell.finding is not None and cell.finding.beyond
+
+
+def shown(cell: Cell) -> str:
+    """The verdict, with a mark where the attacker is beyond what the plan withstands."""
+    return f"{cell.said} {BEYOND}" if is_beyond(cell) else cell.said
+
+
+def titles(matrix: Matrix) -> dict[str, str]:
+    """The columns as the matrix heads them."""
+    bare = {"plain": " (no protection)"}
+    return {name: title + bare.get(name, "") for name, title in matrix.columns.items()}
+
+
+def what_was_tested(cells: Sequence[Cell]) -> str:
+    """How much of the catalogue these cells are; empty where nothing was run."""
+    ran = [cell for cell in cells if cell.verdict != _NA]
+    return tested(len({cell.attack for cell in ran}), len({cell.column for cell in ran}))
+
+
+def legend(cells: Sequence[Cell]) -> Html:
     """The verdicts and their meaning."""
     terms = []
     for name, text in MEANING.items():
@@ -105,6 +167,8 @@ def legend() -> Html:
                 tag("dt", tag("span", name, class_=f"verdict {_class(name)}")),
                 tag("dd", text),
             ]
+    if any(is_beyond(cell) for cell in cells):
+        terms += [tag("dt", BEYOND), tag("dd", STRONGER)]
     return tag("dl", *terms)
 
 
@@ -113,19 +177,19 @@ def grid(matrix: Matrix) -> Html:
     body: list[list[Content]] = []
     for row in matrix.rows:
         line: list[Content] = [join(f"{row.number}. ", tag("a", row.title, href=f"#{row.id}"))]
-        for column, title in matrix.columns.items():
+        for column, title in titles(matrix).items():
             cell = matrix.cell(row.id, column)
-            inner = None if cell is None else link(cell, cell.said)
+            inner = None if cell is None else link(cell, shown(cell))
             klass = "" if cell is None else f"is-{_class(cell.said)}"
             line.append(tag("td", inner, data_title=title, class_=klass or None))
         body.append(line)
-    return rows(["Attack", *matrix.columns.values()], body, "cards matrix")
+    return rows(["Attack", *titles(matrix).values()], body, "cards matrix")
 
 
 def verdict(cell: Cell) -> Html:
     """A verdict as a word in its colour."""
     wrong = "" if cell.holds else " wrong"
-    return tag("span", cell.said, class_=f"verdict {_class(cell.said)}{wrong}")
+    return tag("span", shown(cell), class_=f"verdict {_class(cell.said)}{wrong}")
 
 
 def link(cell: Cell, text: str) -> Html:
@@ -141,6 +205,7 @@ def _class(name: str) -> str:
 def _attack(matrix: Matrix, row: Row) -> Html:
     return tag(
         "section",
+        tag("a", "Back to the matrix", href="#matrix", class_="back screen"),
         tag("h3", f"{row.number}. {row.title}", id=row.id),
         terms(
             ("Source", row.source),
@@ -166,7 +231,12 @@ def details(cell: Cell, title: str) -> Html:
         inner.append(tag("p", cell.reason or "There is no finding."))
     else:
         inner += _finding(cell, cell.finding)
-    return tag("details", *inner, id=f"{cell.attack}.{cell.column}")
+    return tag(
+        "details",
+        *inner,
+        id=f"{cell.attack}.{cell.column}",
+        class_="is-na" if cell.verdict == _NA else None,
+    )
 
 
 def _finding(cell: Cell, finding: Finding) -> list[Content]:
@@ -178,16 +248,17 @@ def _finding(cell: Cell, finding: Finding) -> list[Content]:
             ("Attempts", f"{finding.successes:,} of {finding.trials:,} succeeded{every}"),
             ("Stopped by", ", ".join(finding.stopped_by)),
             ("With", ", ".join(f"{name} = {value}" for name, value in finding.parameters.items())),
+            ("Data", cell.data),
             ("Seed", f"{cell.seed}; transcripts {cell.digest[:16]}"),
         )
     ]
     if finding.measures:
         header = ["Measure", "Value", "99 % interval", "Predicted", "Law"]
-        found.append(rows(header, [_measure(measure) for measure in finding.measures], "cards"))
+        found.append(rows(*filled(header, [_measure(each) for each in finding.measures]), "cards"))
     if finding.controls:
         header = ["Weakened copy: switched off", "Succeeded", "As it should", "Note"]
-        found.append(rows(header, [_control(control) for control in finding.controls], "cards"))
-    return [*found, *(figure(drawn) for drawn in finding.figures)]
+        found.append(rows(*filled(header, [_control(each) for each in finding.controls]), "cards"))
+    return [*found, *(figure(drawn) for drawn in finding.figures if worth_drawing(drawn))]
 
 
 def _measure(measure: Measure) -> list[Content]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from secagg.attacks.finding import Finding, Measure
 from secagg.attacks.lab import Cell
-from secagg.attacks.matrix import Matrix, Row, counts
+from secagg.attacks.matrix import Matrix, Row
 
-from .words import MEANING, SEES, STUDY, TESTED
+from .matrix import attacked, is_beyond, titles, what_was_tested
+from .words import BEYOND, MEANING, NOISE, SEES, STRONGER, STUDY
 
 #: Verdicts in a narrow table.
 MARKS = {
@@ -31,7 +32,7 @@ def threat_model(matrix: Matrix, *, source: str) -> str:
         "",
         STUDY,
         "",
-        TESTED,
+        what_was_tested(matrix.cells),
         "",
         "## Who sees what",
         "",
@@ -41,7 +42,9 @@ def threat_model(matrix: Matrix, *, source: str) -> str:
         "",
         *(f"- **{name}**: {text}" for name, text in MEANING.items() if name != "failed"),
         "",
+        *([f"- {BEYOND}: {STRONGER}", ""] if any(map(is_beyond, matrix.cells)) else []),
         *_matrix(matrix),
+        *(["", NOISE] if "noise" in matrix.columns else []),
         "",
         "## Every attack",
     ]
@@ -78,18 +81,21 @@ def claims(matrix: Matrix, *, source: str) -> str:
         ):
             found = [(row, cell) for row, cell in mine if cell.verdict in verdicts]
             if found:
-                lines += ["", f"### {name}", "", *_claims(found, stopped=name == "Stopped")]
+                lines += ["", f"### {name}", "", *_claims(found, name == "Stopped", column)]
     return "\n".join(lines) + "\n"
 
 
 def _made(matrix: Matrix, source: str) -> str:
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts(matrix).items())
-    state = "all as expected" if matrix.holds else f"{len(matrix.failures)} NOT as expected"
+    state = f"{len(matrix.failures)} NOT as expected."
+    if matrix.holds:
+        state = (
+            "Every verdict is the one written down beforehand; a leak that was expected is still "
+            "a leak."
+        )
     return (
         f"<!-- Made by `make threat` from {source}. Do not edit. -->\n"
         f"Made from [a {matrix.effort} run of the laboratory]({source}) of {matrix.made}, seed "
-        f"{matrix.seed}: {len(matrix.rows)} attacks on {len(matrix.columns)} protocols, "
-        f"{len(matrix.cells)} cells ({said}), {state}."
+        f"{matrix.seed}: {attacked(matrix.cells)} {state}"
     )
 
 
@@ -97,9 +103,13 @@ def _matrix(matrix: Matrix) -> list[str]:
     body = []
     for row in matrix.rows:
         cells = [matrix.cell(row.id, column) for column in matrix.columns]
-        marks = ["" if cell is None else MARKS[cell.said] for cell in cells]
+        marks = ["" if cell is None else _mark(cell) for cell in cells]
         body.append([f"{row.number}. [{row.title}](#{anchor(row)})", *marks])
-    return _table(["attack", *matrix.columns.values()], body)
+    return _table(["attack", *titles(matrix).values()], body)
+
+
+def _mark(cell: Cell) -> str:
+    return f"{MARKS[cell.said]} {BEYOND}" if is_beyond(cell) else MARKS[cell.said]
 
 
 def anchor(row: Row) -> str:
@@ -123,7 +133,7 @@ def _attack(matrix: Matrix, row: Row) -> list[str]:
     for column, title in matrix.columns.items():
         cell = matrix.cell(row.id, column)
         if cell is not None:
-            lines.append(f"- {title}: {MARKS[cell.said]}. {_said(cell)}")
+            lines.append(f"- {title}: {_mark(cell)}. {_said(cell)}")
     return lines
 
 
@@ -153,7 +163,7 @@ def _measure(measure: Measure) -> str:
     return text if measure.predicted is None else f"{text}, predicted {measure.predicted:.4g}"
 
 
-def _claims(found: Sequence[tuple[Row, Cell]], *, stopped: bool) -> list[str]:
+def _claims(found: Sequence[tuple[Row, Cell]], stopped: bool, column: str) -> list[str]:
     body = []
     for row, cell in found:
         finding = cell.finding
@@ -161,7 +171,11 @@ def _claims(found: Sequence[tuple[Row, Cell]], *, stopped: bool) -> list[str]:
             continue
         by = ", ".join(f"`{rule}`" for rule in finding.stopped_by) if stopped else row.remedy
         attack = f"[{row.title}](threat-model.md#{anchor(row)})"
-        body.append([attack, MARKS[cell.said], _attempts(finding), by])
+        body.append([attack, _mark(cell), _attempts(finding), by])
+    if column == "plain" and not stopped:
+        # What stops an attack elsewhere is no advice for a protocol that protects nothing.
+        short = _table(["attack", "verdict", "evidence"], [line[:3] for line in body])
+        return ["This protocol protects nothing: use another one.", "", *short]
     return _table(["attack", "verdict", "evidence", "by" if stopped else "what helps"], body)
 
 

@@ -12,13 +12,21 @@ from secagg.attacks.matrix import Row, rows_of
 from secagg.sim.scenarios import Run
 
 from .html import Content, Html, document, join, rows, tag
-from .matrix import details, legend, study, terms
+from .matrix import details, legend, quick, study, terms, verdict
 
 _TITLES = {
     "survival": "A survival analysis over 18 hospitals",
     "training": "A model trained over several hospitals",
     "random": "Sums of random vectors",
     "plan": "Sums under a plan of one's own",
+}
+
+#: What the figures of the scenarios show.
+_CAPTIONS = {
+    "survival": "Survival curves from secure sums, over those from pooled data.",
+    "cox": "Cox regression: coefficients from secure sums beside those from pooled data.",
+    "masked-words": "What the server received, beside the true values: it looks like noise.",
+    "training": "The model in training by secure sums, beside plain federated averaging.",
 }
 
 
@@ -28,8 +36,9 @@ def simulation_page(run: Run, cells: Sequence[Cell] = (), figures: Sequence[Path
     return document(
         f"secagg: {title}",
         tag("h1", title),
+        quick([cell.effort for cell in cells]),
         _verdict(run, cells),
-        study(),
+        study(cells),
         tag("h2", "What came out"),
         rows(
             ["What", "By secure sums", "By the reference"],
@@ -55,9 +64,20 @@ def _verdict(run: Run, cells: Sequence[Cell]) -> Html:
     wrong += [f"attack {cell.attack}" for cell in cells if not cell.holds]
     if wrong:
         return tag("p", tag("strong", f"Not as expected: {'; '.join(wrong)}", class_="wrong"))
-    ran = sum(cell.finding is not None for cell in cells)
-    tried = f", and {ran} of {ran} attacks came out as expected" if ran else ""
-    return tag("p", tag("strong", f"All {len(run.claims)} comparisons hold{tried}."))
+    held = f"All {len(run.claims)} comparisons hold."
+    return tag("p", _came_of(cells), tag("strong", held))
+
+
+def _came_of(cells: Sequence[Cell]) -> Html:
+    """How many attacks were run, and what came of them, each verdict in its colour."""
+    ran = [cell for cell in cells if cell.verdict != "n/a"]
+    if not ran:
+        return join()
+    parts: list[Content] = ["1 attack was run" if len(ran) == 1 else f"{len(ran)} attacks were run"]
+    for number, (said, cell) in enumerate({cell.said: cell for cell in ran}.items()):
+        count = sum(other.said == said for other in ran)
+        parts += [", " if number else ": ", f"{count} ", verdict(cell)]
+    return join(tag("strong", *parts, "."), " ")
 
 
 def _rounds(run: Run) -> Html:
@@ -79,7 +99,7 @@ def _attacks(cells: Sequence[Cell]) -> Html:
     if not cells:
         return join()
     known: dict[str, Row] = {row.id: row for row in rows_of([cell.attack for cell in cells])}
-    parts: list[Content] = [tag("h2", "Attacks on this study"), legend()]
+    parts: list[Content] = [tag("h2", "Attacks on this study"), legend(cells)]
     for cell in cells:
         row = known[cell.attack]
         parts += [
@@ -97,7 +117,7 @@ def _attacks(cells: Sequence[Cell]) -> Html:
 
 def _image(path: Path) -> Html:
     data = base64.b64encode(path.read_bytes()).decode()
-    name = path.stem.replace("-", " ")
+    name = _CAPTIONS.get(path.stem, path.stem.replace("-", " "))
     return tag(
         "figure",
         tag("img", src=f"data:image/png;base64,{data}", alt=name),

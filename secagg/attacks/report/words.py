@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from secagg.attacks.catalogue import ATTACKS
+from secagg.attacks.columns import COLUMNS
+
 STUDY: Final = (
     "Several hospitals or companies (sites) compute something together: counts for a survival "
     "analysis, or the updates of a model in training. Each site computes its own part on its own "
@@ -11,13 +14,43 @@ STUDY: Final = (
     "makes that sum without showing the parts: each site hides its part before it sends it, in "
     "such a way that the hiding cancels out in the sum, or opens only there."
 )
-TESTED: Final = (
-    "This report does not argue that the parts stay hidden. It shows what happened when they were "
-    "attacked. Every attack of a published catalogue was carried out for real, on every protocol "
-    "of the library, by a program of its own that was given what such an attacker would have, and "
-    "nothing else. To show that an attack is a real one, it was also carried out on a weakened "
-    "copy, in which exactly the protection under test is switched off: there it has to succeed."
+_HOW: Final = (
+    "by a program of its own that was given what such an attacker would have, and nothing else. "
+    "To show that an attack is a real one, it was also carried out on a weakened copy, in which "
+    "exactly the protection under test is switched off: there it has to succeed."
 )
+#: What a run with few attempts is good for.
+QUICK: Final = "Quick run: few attempts, for a look and not for a decision."
+#: Why the noise column has no protection against the server.
+NOISE: Final = (
+    "Noise is shown on a semi-honest plan, so that its effect is seen alone. It can be added to a "
+    "malicious-server plan."
+)
+#: A mark behind verdicts, and what it means.
+BEYOND: Final = "†"
+STRONGER: Final = "The attacker is stronger than the plan of this column says it withstands."
+
+
+def tested(attacks: int, protocols: int) -> str:
+    """What was tested, as far as it was; empty where nothing was."""
+    if not attacks:
+        return ""
+    said = (
+        "This report does not argue that the parts stay hidden. It shows what happened when they "
+        "were attacked. "
+    )
+    if (attacks, protocols) == (len(ATTACKS), len(COLUMNS)):
+        return (
+            f"{said}Every attack of a catalogue was carried out for real, on every protocol of "
+            "the library to which it applies. The attacks are published, or derived from "
+            f"published ones. Each was carried out {_HOW}"
+        )
+    return (
+        f"{said}{attacks} of {len(ATTACKS)} attacks were carried out on {protocols} of "
+        f"{len(COLUMNS)} protocols, {_HOW}"
+    )
+
+
 #: Role, what it sees, what it does not see.
 SEES: Final = (
     (
@@ -43,7 +76,8 @@ SEES: Final = (
     ),
 )
 MEANING: Final = {
-    "prevented": "The attack got nothing. A rule refused it, or there was nothing to get.",
+    "prevented": "The attack got nothing: a rule refused it, there was nothing to get, or "
+    "noise hid it.",
     "detected": "The attack did damage or could have, and the parties noticed.",
     "leaks": "The attacker learned something about a site's data. The measures say how much.",
     "leaks, bounded": "The same, and what was learned is at most what the study's noise allows.",
@@ -52,4 +86,4 @@ MEANING: Final = {
     "failed": "The laboratory could not decide this cell.",
 }
 
-__all__ = ["MEANING", "SEES", "STUDY", "TESTED"]
+__all__ = ["BEYOND", "MEANING", "NOISE", "QUICK", "SEES", "STRONGER", "STUDY", "tested"]

@@ -23,16 +23,27 @@ from ..finding import ControlRun, Finding, Measure, Verdict
 from ..reading import keystream, unpacked
 from ..scene import Lab, Scene
 from ..server import LateUpload, ShareBoth
-from .views import chunks, in_plain, named, plan_for, residual, sizes, small_plans, table, which
+from .views import (
+    chunks,
+    in_plain,
+    named,
+    plan_for,
+    ranges,
+    residual,
+    sizes,
+    small_plans,
+    table,
+    which,
+)
 
 P, L = Verdict.PREVENTED, Verdict.LEAKS
 _NO_SHARES: Final = (
-    "no site shares a secret of its own here, so there is nothing to ask for twice; the same "
-    "trick on a Paillier sum, two openings for two sets of sites, is row 29"
+    "No site shares a secret of its own here, so there is nothing to ask for twice; the same "
+    "trick on a Paillier sum, two openings for two sets of sites, is row 29."
 )
 _NO_MASKS: Final = (
-    "inputs are ciphertexts and carry no masks that a dropout would reveal; who may open which "
-    "set of them is row 29"
+    "Inputs are ciphertexts and carry no masks that a dropout would reveal; who may open which "
+    "set of them is row 29."
 )
 
 
@@ -61,6 +72,8 @@ def _keep_shares(self: Client) -> None:
 #: What is switched off: its name in the report, and how.
 _JOURNAL: Final = "feature: journal that no restart rolls back"
 _ERASED: Final = "feature: shares are erased once they were used"
+#: The rules that refuse the second list: at once, and after a restart (the journal).
+_SECOND: Final = frozenset({"equivocation", "step-order", "journal-once", "dump-age"})
 
 
 class ShareBothScene(Scene):
@@ -115,10 +128,11 @@ class ShareBothScene(Scene):
             ),
             trials=trials,
             successes=right,
-            exhaustive=complete,
-            stopped_by=named(refused),
+            exhaustive=complete and lab.full,
+            stopped_by=named(refused & _SECOND),
+            also_refused=named(refused - _SECOND),
             controls=self._controls(lab, column),
-            parameters={"n": "3..5" if complete else 12},
+            parameters=ranges(lab) if complete else {"n": 12},
         )
 
     def _cases(self, lab: Lab, column: str) -> Iterator[tuple[Table, Any]]:

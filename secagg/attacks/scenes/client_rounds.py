@@ -102,16 +102,16 @@ class WrapPoisoningScene(Scene):
                 )
             )
         refused = (
-            f"{sum(c[0] - c[1] for c in counts.values())} were refused by "
-            f"{', '.join(sorted(rules))}, with all {max(blamed)} survivors as suspects. "
+            f"{sum(c[0] - c[1] for c in counts.values())} were refused, with all {max(blamed)} "
+            "survivors as suspects. "
             if rules
             else "none was refused. "
         )
         if column == "noise":
             refused += "With noise the range of the sum is not checked, as honest sums leave it. "
         ring = "".join(
-            f"Honest vectors: a plan of 10 bits is refused (plan.modulus); without that "
-            f"rule, {run.note}."
+            f"Honest vectors: a plan with a ring of 10 bits is refused; without that rule, "
+            f"{run.note}."
             for run in runs[:1]
             if run.overrides == ("plan.modulus",)
         )
@@ -124,18 +124,22 @@ class WrapPoisoningScene(Scene):
             ),
             seen=(
                 f"{wrong} of {tried} elements came through to a result that no honest vector of "
-                f"that site explains, without notice; {refused}{ring}"
+                f"that site explains, without notice; {refused}{ring}".strip()
             ),
             trials=tried,
             successes=wrong,
-            stopped_by=tuple(sorted({*rules, *(["plan.modulus"] if ring else [])})),
+            stopped_by=() if wrong else tuple(sorted(rules)),
+            also_refused=(
+                *(sorted(rules) if wrong else ()),
+                *(("plan.modulus",) if ring else ()),
+            ),
             measures=[
                 statistics.rate(
                     "random elements that pass",
                     counts["random"][1],
                     random,
                     predicted=predicted,
-                    law="(range of the sum + 1) / 2^b",
+                    law="no rule" if column in UNBOUNDED else "(range of the sum + 1) / 2^b",
                 ),
                 statistics.rate("wrong results without notice", wrong, tried),
             ],
@@ -276,6 +280,14 @@ class GarbageScene(Scene):
             raise LabError("a round that went on without the garbage gave another sum")
         return self._finding(column, made, trials, acts, wrong, weak)
 
+    @staticmethod
+    def _rules(column: str, outs: list[Played]) -> set[str]:
+        """Rules that ended these rounds, or a party in them."""
+        ended = {out.rule for out in outs if out.rule}
+        return {
+            named(column, rule) for rule in ended.union(*(out.dropped.values() for out in outs))
+        }
+
     def _exact(self, made: Plan, vectors: Array, out: Played) -> bool:
         """Whether the result is the sum of its survivors' vectors."""
         if out.total is None:
@@ -294,26 +306,31 @@ class GarbageScene(Scene):
         wrong: int,
         weak: list[bool],
     ) -> Finding:
-        rules = {named(column, out.rule) for outs in acts.values() for out in outs if out.rule}
-        rules |= {
-            named(column, rule)
-            for outs in acts.values()
-            for out in outs
-            for rule in out.dropped.values()
-        }
+        words = acts["words"]
+        refused = self._rules(column, words)
+        rest = [out for act, outs in acts.items() if act != "words" for out in outs]
+        others = self._rules(column, rest)
         every = [out for outs in acts.values() for out in outs]
         done = sum(out.total is not None for out in every)
         blamed = [out for act in ("cut", "bytes") for out in acts.get(act, [])]
         namings = sum(LIAR in out.dropped for out in blamed)
-        words = acts["words"]
         listed = max((len(out.suspects) for out in words), default=0)
         (span, _), *_ = made.pipeline.sum_span(made.clients)
         share = (span.high - span.low + 1) / (1 << made.wire_bits)
-        predicted = 1.0 if column in UNBOUNDED else share**self.LENGTH
+        free = column in UNBOUNDED
+        predicted = 1.0 if free else share**self.LENGTH
+        # Where more pass than the law says, the verdict itself is another one.
+        few = wrong < predicted * len(words)
+        if few and not statistics.consistent(wrong, len(words), predicted):
+            raise LabError("random words pass less often than the law says")
         measures = [
             statistics.rate("rounds with a result, all acts", done, len(every)),
             statistics.rate(
-                "random words that pass", wrong, len(words), predicted=predicted, law="share^d"
+                "random words that pass",
+                wrong,
+                len(words),
+                predicted=predicted,
+                law="no rule" if free else "((range of the sum + 1) / 2^b)^d",
             ),
         ]
         if blamed:
@@ -325,12 +342,19 @@ class GarbageScene(Scene):
             runs.append(ControlRun(overrides=(SUM_RANGE,), trials=len(weak), successes=sum(weak)))
         held = [act for act, outs in acts.items() if all(out.total is None for out in outs)]
         said = (
-            f"Random words were refused by {SUM_RANGE} with {listed} suspects and nobody named. "
-            if not wrong
-            else f"Random words went into {wrong} of {len(words)} results without notice. "
+            f"Random words ended {sum(bool(out.rule) for out in words)} of {len(words)} rounds, "
+            f"with up to {listed} suspects and {sum(LIAR in out.dropped for out in words)} times "
+            "the site named. "
+            if refused
+            else ""
         )
+        if wrong:
+            said += f"Random words went into {wrong} of {len(words)} results without notice. "
         return Finding(
             verdict=Verdict.CORRUPTS if wrong else Verdict.DETECTED,
+            # In a round that random words went into, what was refused is something else.
+            stopped_by=() if wrong else tuple(sorted(refused)),
+            also_refused=tuple(sorted(others | refused if wrong else others - refused)),
             tried=(
                 f"One of {made.clients} sites sends {self.LENGTH} random words as its vector, "
                 + ("an input that cannot be read, " if blamed else "")
@@ -344,11 +368,11 @@ class GarbageScene(Scene):
                 if blamed
                 else ""
             )
-            + f"{done} of {len(every)} rounds had a result; none where: {', '.join(held) or '-'}. "
+            + f"{done} of {len(every)} rounds had a result; none in any round of: "
+            f"{', '.join(held) or 'no act'}. "
             "One silent site at any step did not change the sum of the others.",
             trials=len(words),
             successes=wrong,
-            stopped_by=tuple(sorted(rules)),
             measures=measures,
             controls=runs,
             figures=[

@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 import secagg
-from secagg_protocols import shamir
+from secagg_protocols import masked_sum, shamir
 from secagg_protocols.masked_sum import messages as masked
 from secagg_protocols.masked_sum.graph import draw
 from secagg_protocols.plan import Plan
+from secagg_protocols.shamir import SHARE_SIZE
 
 from .. import columns, statistics
+from ..arena import controls
 from ..arena.world import World
 from ..attack import Attack, Keys, Transcript
 from ..clients import WrongShare
@@ -26,15 +28,28 @@ from .lying import LIAR, Played, everywhere, named, play, tolerance, weaker
 _STEP: Final = secagg.Step
 
 
+def _without_spare(server: Any) -> Any:
+    """In the place of closing: of each secret's shares only as many as the threshold are kept."""
+    need = server.plan.protocol.share_threshold
+    used: dict[int, int] = {}
+    for holder, (tail, given) in sorted(server._reveals.items()):
+        kept = [at for at, dealer in enumerate(given) if used.get(dealer, 0) < need]
+        for at in kept:
+            used[given[at]] = used.get(given[at], 0) + 1
+        parts = [tail[SHARE_SIZE * at : SHARE_SIZE * (at + 1)] for at in kept]
+        server._reveals[holder] = (b"".join(parts), tuple(given[at] for at in kept))
+    return masked_sum.Server._close_reveals(server)
+
+
 class WrongShareScene(Scene):
     """A wrong share with answers to spare, with none, of either secret; and the law of both."""
 
     attack: ClassVar[type[Attack]] = WrongShare
     expected: ClassVar[Mapping[str, Verdict | str]] = everywhere(
         Verdict.DETECTED,
-        plain="nothing is shared in a plain sum",
-        paillier_one="the key is not shared; what a holder opens wrongly is `bad-decryption`",
-        paillier_threshold="sites hold no shares; a holder's wrong share is `bad-decryption`",
+        plain="Nothing is shared in a plain sum.",
+        paillier_one="The key is not shared; see the attack bad-decryption for its holder.",
+        paillier_threshold="Sites hold no shares; see the attack bad-decryption for holders.",
     )
     LENGTH: ClassVar[int] = 64
 
@@ -59,7 +74,10 @@ class WrongShareScene(Scene):
                         raise LabError("a wrong share was corrected and nobody was told")
         noticed = sum(1 for out in outs if LIAR in out.suspects)
         aborted = sum(1 for out in outs if out.total is None)
-        cells, figure = self._grid(lab)
+        agree, cells, figure = self._grid(lab)
+        if agree != cells:
+            raise LabError(f"{cells - agree} of {cells} cells of the grid are against the law")
+        decoding = ("feature: Reed-Solomon decoding",) if exact else ()
         return Finding(
             verdict=Verdict.CORRUPTS if wrong else Verdict.DETECTED,
             tried=(
@@ -70,22 +88,22 @@ class WrongShareScene(Scene):
             ),
             seen=(
                 f"{exact} of {len(outs)} rounds corrected the share and gave the right sum, "
-                f"{aborted} ended without a result ({', '.join(sorted(rules))}); the lying site "
-                f"was among the suspects in {noticed}. {wrong} wrong sums were delivered. Over a "
-                f"grid of {cells} cells shares were corrected exactly as the law says."
+                f"{aborted} ended without a result; the lying site was among the suspects in "
+                f"{noticed}. {wrong} wrong sums were delivered. In {agree} of {cells} settings of "
+                "answers, threshold and wrong shares, shares were corrected as the law says."
             ),
             trials=len(outs),
             successes=wrong,
-            stopped_by=tuple(sorted(rules | {"feature: Reed-Solomon decoding"})),
+            stopped_by=() if wrong else tuple(sorted({*rules, *decoding})),
+            also_refused=tuple(sorted({*rules, *decoding})) if wrong else (),
             measures=[
                 statistics.rate("liar among the suspects", noticed, len(outs)),
                 statistics.rate("rounds without a result", aborted, len(outs)),
                 Measure(
-                    name="cells that contradict the law",
-                    value=0.0,
-                    predicted=0.0,
+                    name=f"settings of {cells} that were decoded as the law says",
+                    value=agree / cells,
+                    predicted=1.0,
                     law=WrongShare.law,
-                    unit=f"of {cells}",
                 ),
             ],
             controls=self._controls(lab, column, made),
@@ -108,18 +126,42 @@ class WrongShareScene(Scene):
                 ("shifted", True, ("mask-key", "sum-range"), True),
             ]
         runs = []
-        for sort, gone, off, expected in plans:
-            server = weaker(column, *off)
-            out, right = self._round(lab, column, made, 0, sort, False, gone, server)
+
+        def run(
+            overrides: tuple[str, ...],
+            sort: str,
+            spare: bool,
+            gone: bool,
+            server: type[Any],
+            expected: bool,
+        ) -> None:
+            out, right = self._round(lab, column, made, 0, sort, spare, gone, server)
+            note = "the right sum" if right else "a wrong sum without notice"
+            if out.rule:
+                note = f"stopped by {named(column, out.rule)}"
+            elif out.suspects and not right:
+                note = "a wrong sum with suspects"
+            wrong = out.total is not None and not right
             runs.append(
                 ControlRun(
-                    overrides=tuple(f"server.{rule}" for rule in off),
+                    overrides=overrides,
                     trials=1,
-                    successes=int(out.total is not None and not right),
+                    successes=int(wrong),
                     expected=expected,
-                    note=f"stopped by {named(column, out.rule)}" if out.rule else "silently wrong",
+                    note=note,
                 )
             )
+
+        for sort, gone, off, expected in plans:
+            named_off = tuple(f"server.{rule}" for rule in off)
+            run(named_off, sort, False, gone, weaker(column, *off), expected)
+        # Of the answers to spare nothing is left where only as many as the threshold are used.
+        rest = ("decoded", "commitment", *ranged)
+        few = controls.changed(weaker(column, *rest), _close_reveals=_without_spare)
+        off_too = tuple(f"server.{rule}" for rule in rest)
+        run(("feature: Reed-Solomon decoding", *off_too), "random", True, False, few, True)
+        # The same with decoding, which corrects the share.
+        run(off_too, "random", True, False, weaker(column, *rest), False)
         return runs
 
     def _round(
@@ -172,11 +214,12 @@ class WrongShareScene(Scene):
         away = np.abs(out.total - np.sum(rows, axis=0)).max()
         return out, bool(away <= tolerance(made, len(out.survivors)))
 
-    def _grid(self, lab: Lab) -> tuple[int, Figure]:
-        """Wrong shares against the decoder that servers use: any mismatch is a failure."""
+    def _grid(self, lab: Lab) -> tuple[int, int, Figure]:
+        """Wrong shares against the decoder that servers use: settings that agree with the law,
+        all settings, and the curve."""
         rng = lab.rng("grid")
         most = lab.trials(5, 10)
-        cells = 0
+        cells = agree = 0
         curve: dict[int, int] = {}
         for t in range(2, most + 1):
             for spare in range(most):
@@ -184,20 +227,23 @@ class WrongShareScene(Scene):
                 for wrong in range(spare + 1):
                     cells += 1
                     right = self._corrected(rng, have, t, wrong)
-                    if right != (wrong <= spare // 2):
-                        raise LabError(f"have {have}, t {t}, {wrong} wrong: against the law")
+                    agree += right == (wrong <= spare // 2)
                     if right:
                         curve[spare] = max(wrong, curve.get(spare, 0))
         x = [float(spare) for spare in sorted(curve)]
         law = [float(spare // 2) for spare in sorted(curve)]
-        return cells, Figure(
-            title="Wrong shares that are corrected",
-            x_label="answers beyond the threshold",
-            y_label="wrong shares",
-            series=[
-                Series(name="measured", x=x, y=[float(curve[int(spare)]) for spare in x]),
-                Series(name="floor((have - t) / 2)", x=x, y=law, style="line"),
-            ],
+        return (
+            agree,
+            cells,
+            Figure(
+                title="Wrong shares that are corrected",
+                x_label="answers beyond the threshold",
+                y_label="wrong shares",
+                series=[
+                    Series(name="measured", x=x, y=[float(curve[int(spare)]) for spare in x]),
+                    Series(name="floor((have - t) / 2)", x=x, y=law, style="line"),
+                ],
+            ),
         )
 
     @staticmethod

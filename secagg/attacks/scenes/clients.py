@@ -102,6 +102,7 @@ class ScalingScene(Scene):
         shifts: dict[str, list[float]] = {}
         ends: dict[str, list[Played]] = {}
         control: list[bool] = []
+        hits: list[bool] = []
         for trial in range(trials):
             lab.step(trial, trials)
             data = learn(n, lab.rng("data", trial))
@@ -150,6 +151,9 @@ class ScalingScene(Scene):
                     mean = out.total / n
                     self._law(made, data, sent, out, name)
                     score(name, data.model + mean)
+                if name in {"own", "room"}:
+                    # A result that is refused, or suspects, is none without notice.
+                    hits.append(out.silent and success[name][-1] >= 0.5)
                 ends.setdefault(name, []).append(out)
                 return out
 
@@ -161,7 +165,9 @@ class ScalingScene(Scene):
                 run("beyond", lies["beyond"])
                 out = run("control", lies["beyond"], server=weaker(column, "sum-range"))
                 control.append(out.silent)
-        return self._finding(lab, column, made, trials, success, accuracy, shifts, ends, control)
+        return self._finding(
+            lab, column, made, trials, success, accuracy, shifts, ends, control, hits
+        )
 
     def _law(
         self, made: Plan, data: Learning, sent: Array | Unclipped, out: Played, name: str
@@ -186,19 +192,16 @@ class ScalingScene(Scene):
         shifts: dict[str, list[float]],
         ends: dict[str, list[Played]],
         control: list[bool],
+        hits: list[bool],
     ) -> Finding:
         n = made.clients
         silent = [out.silent for out in ends["room"]]
-        works = [a >= 0.5 for a in success.get("room", [])]
-        wins = sum(works)
-        kept = [s >= 0.5 for s in success.get("own", [])]
-        wins += sum(kept)
+        wins = sum(hits)
         rules = {named(column, out.rule) for out in ends.get("beyond", []) if out.rule}
         measures = [
             Measure(
-                name=f"trigger works, {_SENT[name]}",
+                name=f"malignant test records called benign, {_SENT[name]}",
                 value=float(np.mean(success[name])),
-                unit="fraction of malignant test records called benign",
             )
             for name in _SENT
             if success.get(name)
@@ -225,9 +228,9 @@ class ScalingScene(Scene):
                 )
             )
         beyond = (
-            f"An update beyond that range was refused by {', '.join(sorted(rules))}."
+            "An update beyond that range was refused."
             if rules
-            else "This column has no rule about the range of the sum."
+            else "No rule refused an update for the range of the sum."
         )
         names = [name for name in _SENT if success.get(name)]
         told: dict[str, int | float | str] = {"n": n, "d": 31, "clip": self.CLIP}
@@ -245,15 +248,20 @@ class ScalingScene(Scene):
             ),
             seen=(
                 "Using the room of the whole sum, the lying site got a result in which the trigger "
-                f"works on {_percent(success, 'room')} of the malignant test records, without "
-                f"notice ({_percent(success, 'honest')} without the attack"
-                + (f", {_percent(success, 'own')} within the range of one site" if kept else "")
-                + f"). {beyond} No column has proofs about inputs, so secure aggregation does not "
+                f"works on {_percent(success, 'room')} of the malignant test records; "
+                f"{sum(silent)} of {len(silent)} such results were delivered without notice. The "
+                f"trigger works on {_percent(success, 'honest')} without the attack"
+                + (
+                    f" and {_percent(success, 'own')} within the range of one site"
+                    if success.get("own")
+                    else ""
+                )
+                + f". {beyond} There are no proofs about inputs, so secure aggregation does not "
                 "stop this."
             ),
-            trials=len(works) + len(kept),
+            trials=len(hits),
             successes=wins,
-            stopped_by=tuple(sorted(rules)),
+            also_refused=tuple(sorted(rules)),
             measures=measures,
             controls=runs,
             figures=[

@@ -111,6 +111,7 @@ class SybilsScene(Scene):
         pinned = ""
         if column in columns.MASKED:
             pinned = "; a site that holds the agreed plan heard nothing that was said under another"
+        lesser = "the weaker plan" if tried == 1 else f"all {tried} weaker plans"
         behind = ", among strangers behind its own noise" if column == "noise" else ""
         return Finding(
             verdict=Verdict.LEAKS if successes else Verdict.PREVENTED,
@@ -128,7 +129,7 @@ class SybilsScene(Scene):
             ),
             seen=(
                 "A site that holds the consortium's enrolment key refused both rosters, and a "
-                f"site with floors refused all {tried} weaker plan(s){pinned}. Without the one "
+                f"site with floors refused {lesser}{pinned}. Without the one "
                 f"rule, the honest site's vector came out exactly{behind}. Floors alone do not "
                 "stop strangers: they count sites and cannot know whose they are. A site that was "
                 "given neither an enrolment key nor floors has neither protection."

@@ -11,7 +11,7 @@ import numpy as np
 
 import secagg
 from secagg_protocols import paillier_sum
-from secagg_protocols.errors import SecAggError, ThresholdError
+from secagg_protocols.errors import PlanError, SecAggError, ThresholdError
 from secagg_protocols.masked_sum import Client
 from secagg_protocols.plan import Plan
 
@@ -24,6 +24,7 @@ from ..process import LabError
 from ..scene import Lab, Scene
 from ..statistics import interval, within
 from .cohort_rounds import MOST, WIDE, open_world, refusals
+from .views import counted
 
 #: Sites of the real rounds: the fewest among which three may be missing over fixed data.
 SITES: Final = 8
@@ -130,7 +131,7 @@ class DisaggregationScene(Scene):
         rounds = training.number
         measures, exact = list[Measure](), 0
         if column == "noise":
-            measures.append(self._noise(training))
+            measures += [self._noise(training), self._precision(training)]
         else:
             exact = training.exact()
         victims = self._victims(lab, column)
@@ -139,6 +140,8 @@ class DisaggregationScene(Scene):
             for found, rules in self._rules(lab, column, training):
                 controls.append(found)
                 stopped += rules
+            if not self._compares(column):
+                stopped.append(self._no_fixed_data(column))
         lab.step(2, 4)
         figure, known = self._law(lab)
         lab.step(3, 4)
@@ -164,10 +167,11 @@ class DisaggregationScene(Scene):
                 "from round to round, and with the cohorts hidden but for how often each site was "
                 f"in per {STRETCH} rounds."
             ),
-            seen=self._seen(column, exact, victims, hidden, sites, hidden_rounds, free),
+            seen=self._seen(column, exact, victims, stopped, hidden, sites, hidden_rounds, free),
             trials=victims,
             successes=exact,
-            stopped_by=tuple(dict.fromkeys(stopped)),
+            also_refused=tuple(dict.fromkeys(stopped)),
+            bounded=noisy and measures[1].within_bound,
             measures=measures,
             controls=controls,
             figures=[figure],
@@ -186,30 +190,41 @@ class DisaggregationScene(Scene):
             ", and over fixed data it asked for cohorts that shrink by one site and for cohorts "
             "that overlap"
             if self._compares(column)
-            else ""
+            else ". It proposed a plan of fixed data"
         )
         return f"The server also asked again for one model without one site{fixed}. "
 
     def _seen(
-        self, column: str, exact: int, victims: int, hidden: int, sites: int, rounds: int, free: str
+        self,
+        column: str,
+        exact: int,
+        victims: int,
+        met: list[str],
+        hidden: int,
+        sites: int,
+        rounds: int,
+        free: str,
     ) -> str:
-        first = (
-            f"The sums gave the vectors of {exact} of {victims} sites exactly. "
+        first = f"The sums gave the vectors of {exact} of {victims} sites exactly"
+        first += (
+            ". "
             if column != "noise"
-            else "The difference of two sums is the lost site's vector behind the noise of both "
-            "sums: epsilon of the plan is for one sum, and grows with each. "
+            else ", since noise is in them. It counts as a leak because the difference of two sums "
+            "is the lost site's vector behind the noise of these two sums and nothing else, as "
+            "measured below. Each such difference says less than the plan's epsilon allows for one "
+            "sum; epsilon adds up over the sums. "
         )
         if column == "plain":
             rules = "A plain sum has no rule about it, and its server sees every vector anyway. "
         else:
-            rules = "Asking again for the same model was refused (client.inputs-per-model). "
-            if self._compares(column):
-                rules += (
-                    "Over fixed data both kinds of cohorts were refused (client.fixed-difference, "
-                    "client.fixed-nested). "
-                )
-            else:
-                rules += "Plans of fixed data are refused here, since sites cannot compare sums. "
+            again, *fixed = dict.fromkeys(met)
+            rules = f"Asking again for the same model was refused ({again}). "
+            rules += (
+                f"Over fixed data both kinds of cohorts were refused ({', '.join(fixed)}). "
+                if self._compares(column)
+                else f"A plan of fixed data was refused ({', '.join(fixed)}), since sites cannot "
+                "compare sums here. "
+            )
         return (
             first + rules + "Between models, secure aggregation does not stop this: each sum is "
             "allowed. The error grows with how much the vectors change between rounds (figure). "
@@ -252,6 +267,14 @@ class DisaggregationScene(Scene):
     def _compares(self, column: str) -> bool:
         return column in {"semi-honest", "malicious-server", "noise"}
 
+    def _no_fixed_data(self, column: str) -> str:
+        """The rule that refuses a plan of fixed data where sites cannot compare sums."""
+        try:
+            self._plan(column, fixed=True)
+        except PlanError as error:
+            return f"plan.{error.rule}"
+        raise LabError("a plan of fixed data was built although sites cannot compare its sums")
+
     def _rules(self, lab: Lab, column: str, training: Sums) -> list[tuple[ControlRun, list[str]]]:
         """Each rule: the whole build refuses, the control lets the same requests through."""
         last = 0
@@ -276,13 +299,16 @@ class DisaggregationScene(Scene):
                     full.round(cohort, b"model 0")
             if len(full.sums) > sums if again else full.solved()[0]:
                 raise LabError(f"{rule} refused, and a vector came out all the same")
+            if full.rules != {f"client.{rule}"}:
+                met = ", ".join(sorted(full.rules)) or "nobody"
+                raise LabError(f"{rule} should have refused, and {met} did")
             # With noise, a success is an error that the noise of the sums explains, and no more.
             success = bool(self._noise(weak).value) if column == "noise" else weak.exact() > 0
-            note = f"{len(weak.solved()[0])} vector(s) from {len(weak.sums)} sums"
+            note = f"{counted(len(weak.solved()[0]), 'vector')} from {len(weak.sums)} sums"
             run = ControlRun(
                 overrides=(f"client.{rule}",), trials=1, successes=int(success), note=note
             )
-            out.append((run, sorted(full.rules)))
+            out.append((run, [f"client.{rule}"]))
         return out
 
     def _noise(self, kept: Sums) -> Measure:
@@ -310,6 +336,27 @@ class DisaggregationScene(Scene):
             law="P+ D (P+)', D the noise of each sum",
         )
 
+    def _precision(self, kept: Sums) -> Measure:
+        """One over the squared error, against that of the noise which epsilon counts on."""
+        found, true = kept.solved()
+        squares = np.array([(found[i] - true[i]) ** 2 for i in found])
+        plan = kept.plan
+        counts_on = plan.pipeline.noise_variance(plan.min_survivors - plan.colluding)
+        value = float(squares.mean())
+        # Estimates share the noise of the first sum, so that only coordinates are counted.
+        low, high = interval(value, value * math.sqrt(2 / squares.shape[1]))
+        found_precision = Measure(
+            name="precision of the estimates (1 / variance), in units of what one sum may give",
+            value=counts_on / value,
+            low=counts_on / high,
+            high=counts_on / low,
+            bound=1.0,
+            law="the noise that epsilon of one sum counts on",
+        )
+        if not found_precision.within_bound:
+            raise LabError("a difference says more than the noise of one sum should allow")
+        return found_precision
+
     # Sums of many sites, over many rounds.
 
     def _law(self, lab: Lab) -> tuple[Figure, list[Measure]]:
@@ -317,12 +364,10 @@ class DisaggregationScene(Scene):
         vectors = rng.normal(size=(USERS, COORDINATES))
         most = 2 * ROUNDS
         members = (rng.random((most, USERS)) < 0.5).astype(np.int64)
-        # All drifts side by side, since the cohorts are the same.
-        changes = rng.normal(size=(most, USERS, COORDINATES))
-        sums = np.concatenate(
-            [np.einsum("rn,rnd->rd", members, vectors + drift * changes) for drift in DRIFTS],
-            axis=1,
-        )
+        # All drifts side by side, since the cohorts are the same; each has draws of its own.
+        size = (most, USERS, COORDINATES)
+        drifted = [vectors + drift * rng.normal(size=size) for drift in DRIFTS]
+        sums = np.concatenate([np.einsum("rn,rnd->rd", members, x) for x in drifted], axis=1)
         rounds = range(USERS, most + 1, 10) if lab.full else (USERS, 60, ROUNDS, 120, most)
         found: dict[float, list[tuple[float, float, float]]] = {drift: [] for drift in DRIFTS}
         measures = list[Measure]()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -11,12 +13,16 @@ import secagg
 from secagg_protocols import masked_sum, wire
 from secagg_protocols.keys import SEED_SIZE
 from secagg_protocols.masked_sum import masks, messages
+from secagg_protocols.paillier import split
 from secagg_protocols.paillier_sum import Client as PaillierClient
+from secagg_protocols.paillier_sum import messages as paillier_messages
 from secagg_protocols.plan import Plan
+from secagg_protocols.result import Result, result_size
 
-from ..arena.controls import changed, without
+from ..arena.controls import without
 from ..arena.paillier_keys import primes
-from ..arena.paillier_world import one_key_plan, private_key
+from ..arena.paillier_world import people as paillier_people
+from ..arena.paillier_world import private_key
 from ..arena.world import MODEL, SESSION, people
 from ..attack import Frame, Keys
 from ..columns import PAILLIER, entropy, plan
@@ -109,14 +115,19 @@ class _Isolated:
         self._say(messages.SHARES_FOR, shares, bytes(messages.SEALED_SIZE * len(near)))
 
     def _forged(self, peer: int, keys: bytes) -> bytes:
-        """The best signature that a server has for keys of another: its own, or of a key of its."""
+        """What a server has for a signature under keys of its own, in one of four styles: by its
+        key, by a key that it made, of the peer over the peer's true keys, or random bytes."""
         name = self.made.roster.names[peer]
-        style = self.label[0] % 3
-        signer = people(self.made.clients)[1]["server"]
+        style, everybody = self.label[0] % 4, people(self.made.clients)[1]
+        signer = everybody["server"]
         if style == 1:
             signer = secagg.Identity(name, entropy(self.label, name)(32))
         if style == 2:
-            return bytes(wire.SIGNATURE_SIZE)
+            true = entropy(self.label, f"true {peer}")(SEED_SIZE)
+            secrets = masks.SiteSecrets.derive(true, self.victim.contexts.setup)
+            signer, keys = everybody[name], secrets.mask_key + secrets.channel_key
+        if style == 3:
+            return entropy(self.label, f"random {peer}")(wire.SIGNATURE_SIZE)
         frame = sealed(
             self.victim, messages.ADVERT, name, "server", messages.Advert(), keys, signer
         )
@@ -172,10 +183,13 @@ class KeySubstitutionScene(Scene):
         client = masked_sum.Client
         trials = lab.trials(4, 3000 if made.signed else 300)
         successes, refused, residuals = 0, dict[str, None](), list[float]()
+        early = 0
         for trial in range(trials):
             found, site = self._try(lab, made, client, "full", trial)
             successes += found is not None
             refused |= dict.fromkeys(site.refused)
+            # By the step of shares or of inputs it has told more than its keys.
+            early += all(f.data[3] == messages.ADVERT.number for f in site.frames)
             if found is not None:
                 residuals += (found - site.x).tolist()
             lab.step(trial + 1, trials)
@@ -209,7 +223,8 @@ class KeySubstitutionScene(Scene):
                 )
             )
         low, tried, others = self._low_order(lab, made)
-        refused |= dict.fromkeys(others)
+        if low != tried:
+            raise LabError(f"{tried - low} points of low order were not refused")
         measures.append(
             Measure(
                 name="points of low order refused",
@@ -237,7 +252,9 @@ class KeySubstitutionScene(Scene):
             )
         every = successes == trials
         seen = (
-            "The site refused every time, before it had sent anything but its own keys."
+            f"The site refused ({', '.join(refused)}); {early} of {trials} times it had sent "
+            "nothing but its own keys by then. The signatures were the server's, of a key that "
+            "it made, the peer's own under other keys, or random."
             if not successes
             else "The server isolated the site: it knew every mask, opened the shares of the self "
             "seed and read the vector exactly. The plan's threat does not cover an active server: "
@@ -257,7 +274,9 @@ class KeySubstitutionScene(Scene):
             seen=seen,
             trials=trials,
             successes=successes,
-            stopped_by=tuple(refused),
+            stopped_by=() if successes else tuple(refused),
+            also_refused=tuple(r for r in others if successes or r not in refused),
+            beyond=successes > 0,
             measures=measures,
             controls=controls,
             parameters=parameters_of(made),
@@ -296,51 +315,121 @@ class KeySubstitutionScene(Scene):
         return refused, 2 * len(LOW_ORDER), list(dict.fromkeys(rules))
 
     def _pinned(self, lab: Lab, column: str, made: Plan) -> Finding:
-        """A server that has a Paillier key of its own and wants a site to use it."""
-        p, q = primes(2048, 1)
-        keys = Keys(values={"p": p.to_bytes(128, "little"), "q": q.to_bytes(128, "little")})
-        server_key = secagg.PaillierSum(key=private_key(2048, 1).public, colluding_holders=0)
-        theirs = one_key_plan(
-            made.clients, protocol=server_key, length=made.length, stages=made.stages
+        """A server that proposes the same plan under a Paillier key of its own."""
+        if not isinstance(made.protocol, secagg.PaillierSum):
+            raise LabError("not the plan of a Paillier sum")
+        agreed, private = made.protocol.key, private_key(2048, 1)
+        own = private.public
+        if agreed.holders > 1:
+            own = split(private, agreed.holders, agreed.threshold)[0]
+        theirs = replace(made, protocol=replace(made.protocol, key=own))
+        floors = secagg.Floors(paillier_key=agreed.digest.hex())
+        trials, runs = lab.trials(4, 3000), lab.trials(1, 50)
+        successes, refused = 0, {"agreed": Counter[str](), "pinned": Counter[str]()}
+        for trial in range(trials):
+            # By turns a site that has the agreed plan, and one that is given the server's.
+            how = "pinned" if trial % 2 else "agreed"
+            given = Proposal(lab, theirs if trial % 2 else made, theirs, floors, trial)
+            successes += given.read(lab)
+            refused[how] += Counter(given.refused)
+            lab.step(trial + 1, trials)
+        weak = without(PaillierClient, "floors")
+        hits = sum(
+            Proposal(lab, theirs, theirs, floors, i, kind=weak).read(lab) for i in range(runs)
         )
-
-        def taken(self: Any) -> Any:
-            self.plan = theirs
-            return PaillierClient.start(self)
-
-        def attempt(kind: type[Any] | None, label: str, trial: int) -> bool:
-            x = rows_of(lab, made, trial)
-            world = arena(made, x, seed=lab.digest(label, trial), sites=kind)
-            party = world.parties[VICTIM]
-            events = party.start() + party.submit(world.vectors[VICTIM])
-            frames = [
-                Frame(0, VICTIM, "server", e.data) for e in events if isinstance(e, secagg.Send)
-            ]
-            found = lab.attack(transcript(made, frames, public={"victim": VICTIM}), keys)
-            return bool(found.vectors.get(VICTIM) == x[made.roster.index(VICTIM)].tolist())
-
-        trials, runs = lab.trials(2, 60), lab.trials(1, 10)
-        successes = sum(attempt(None, "full", i) for i in range(trials))
-        weak = changed(PaillierClient, start=taken)
-        hits = sum(attempt(weak, "weak", i) for i in range(runs))
+        open_hits = sum(Proposal(lab, theirs, theirs, None, i).read(lab) for i in range(runs))
+        plans, sites = sum(refused["pinned"].values()), trials // 2
+        frames = sum(refused["agreed"].values())
         return Finding(
             verdict=Verdict.LEAKS if successes else Verdict.PREVENTED,
-            tried="A server with a Paillier key of its own tried to read a site's ciphertexts.",
-            seen="The key that a site encrypts under is a field of its plan, which all parties "
-            f"agree on before; no message carries a key. {successes} of {trials} vectors were "
-            f"read. Of sites that took their plan from the server without comparing its digest, "
-            f"{hits} of {runs} were read exactly (the control).",
+            tried="A server proposed the agreed plan with a Paillier key of its own in it, to "
+            "sites whose floors pin the agreed key; and it sent a result under its plan to sites "
+            "that had the agreed one. It tried to open what the sites sent with its key.",
+            seen=f"{plans} of {sites} sites with the floor refused the plan"
+            f"{_by(refused['pinned'])}. Sites with the agreed plan refused {frames} of "
+            f"{trials - sites} messages under the other plan{_by(refused['agreed'])}, and "
+            f"encrypted under the agreed key. {successes} of {trials} vectors were read. A site "
+            "that takes its plan from the server and pins no key accepts any key: "
+            f"{open_hits} of {runs} such sites were read exactly.",
             trials=trials,
             successes=successes,
-            stopped_by=("feature: the key is in the plan",),
-            measures=[rate("inputs recovered exactly", successes, trials)],
-            controls=[
-                ControlRun(
-                    overrides=("feature: the key is in the plan",), trials=runs, successes=hits
-                )
+            stopped_by=() if successes else tuple(refused["pinned"]),
+            also_refused=tuple(refused["agreed"]),
+            measures=[
+                rate("inputs recovered exactly", successes, trials),
+                rate("inputs of sites without the floor recovered exactly", open_hits, runs),
             ],
+            controls=[ControlRun(overrides=("client.floors",), trials=runs, successes=hits)],
             parameters=parameters_of(made),
         )
+
+
+class Proposal:
+    """A site that is given a plan by the server, and the server's message under its own plan.
+
+    plan: that the site is given. theirs: the plan under the server's key.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        plan: Plan,
+        theirs: Plan,
+        floors: secagg.Floors | None,
+        trial: int,
+        *,
+        kind: type[Any] = PaillierClient,
+    ) -> None:
+        self.plan, self.x = plan, x_of(lab, plan, trial)
+        self.frames: list[Frame] = []
+        self.refused: list[str] = []
+        own = plan is theirs
+        label = lab.digest("proposal", own, kind is PaillierClient, floors is None, trial)
+        identities = paillier_people(plan.clients, len(plan.roster.holders))[1]
+        common: dict[str, Any] = {
+            "identity": identities[VICTIM],
+            "session": SESSION,
+            "round": trial,
+            "model": MODEL,
+            "entropy": entropy(label, VICTIM),
+        }
+        index = plan.roster.index(VICTIM)
+        try:
+            site = kind(plan, index, floors=floors, journal=secagg.MemoryJournal(), **common)
+        except secagg.SecAggError as error:
+            self.refused.append(f"{kind.role}.{error.rule}")
+            return
+        events = site.start() + site.submit(self.x)
+        self.frames = [
+            Frame(trial, VICTIM, "server", e.data) for e in events if isinstance(e, secagg.Send)
+        ]
+        if own:
+            return
+        other = PaillierClient(theirs, index, floors=None, journal=secagg.MemoryJournal(), **common)
+        survivors = wire.to_bitmap(range(plan.clients), plan.clients)
+        frame = sealed(
+            other,
+            paillier_messages.RESULT,
+            "server",
+            VICTIM,
+            Result(bytes(wire.DIGEST_SIZE), survivors),
+            bytes(result_size(theirs)),
+            identities["server"],
+        )
+        for event in site.receive(frame, sender="server"):
+            if isinstance(event, secagg.Ignored | secagg.Dropped):
+                self.refused.append(f"{site.role}.{event.error.rule}")
+
+    def read(self, lab: Lab) -> bool:
+        """Whether the server reads the site's vector with the primes of its key."""
+        p, q = primes(2048, 1)
+        keys = Keys(values={"p": p.to_bytes(128, "little"), "q": q.to_bytes(128, "little")})
+        given = transcript(self.plan, self.frames, public={"victim": VICTIM})
+        return bool(lab.attack(given, keys).vectors.get(VICTIM) == self.x.tolist())
+
+
+def _by(rules: Counter[str]) -> str:
+    return f" ({', '.join(rules)})" if rules else ""
 
 
 __all__ = [

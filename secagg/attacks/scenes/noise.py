@@ -83,22 +83,9 @@ class FloatNoiseScene(Scene):
         ours: list[Array] = []
         for number in range(rounds):
             lab.step(number, rounds)
-            vectors = lab.inputs(made.clients, self.LENGTH, 1, number)
-            total = columns.honest_sum(
-                made, vectors, seed=lab.digest("round", number), round=number
-            ).total
-            found = lab.attack(
-                Transcript(
-                    plan=dump_plan(made),
-                    public={"inputs": [0, 1], "sites": made.clients},
-                    arrays={
-                        "outputs": total.astype(np.float64),
-                        "others": vectors[1:].sum(axis=0),
-                    },
-                )
-            )
-            ours.append(self._right(found.arrays["says"], vectors[0]))
+            ours.append(self._sum(lab, made, number))
         right = np.concatenate(ours)
+        holes = self._sum(lab, made, rounds, _even())
         count = lab.trials(8192, 100_000)
         rng = lab.rng("doubles")
         coins = rng.integers(0, 2, count)
@@ -141,9 +128,11 @@ class FloatNoiseScene(Scene):
                 "it. The same was done to a textbook Laplace sampler in doubles."
             ),
             seen=(
-                f"{wins} of {len(right)} sums of integer noise ruled out a count: the noise "
-                "reaches every integer within its range under both. Of the textbook sampler's "
-                f"values, {broken.mean():.0%} were possible under the true count alone, whatever "
+                f"{wins} of {len(right)} sums of integer noise ruled out a count. Where sites "
+                f"draw even integers alone, {100 * holes.mean():.0f} % did. Of the "
+                "textbook sampler's "
+                f"values, {100 * broken.mean():.0f} % were possible under the true "
+                "count alone, whatever "
                 "epsilon it claims."
             ),
             trials=len(right),
@@ -156,11 +145,46 @@ class FloatNoiseScene(Scene):
                     trials=count,
                     successes=int(broken.sum()),
                     note="Laplace noise in doubles by the inverse distribution function",
-                )
+                ),
+                ControlRun(
+                    overrides=(INTEGER_NOISE,),
+                    trials=len(holes),
+                    successes=int(holes.sum()),
+                    note="sites whose sampler gives even integers alone",
+                ),
             ],
             figures=[self._figure(outputs, broken, chance)],
             parameters={"n": made.clients, "d": self.LENGTH, "epsilon": EPSILON, "scale": 1.0},
         )
+
+    def _sum(self, lab: Lab, made: Plan, number: int, weak: Any = None) -> npt.NDArray[np.bool_]:
+        """Which counts of one real round the attack told; weak: a class of its sites."""
+        vectors = lab.inputs(made.clients, self.LENGTH, 1, number)
+        total = columns.honest_sum(
+            made,
+            vectors,
+            seed=lab.digest("round", number),
+            round=number,
+            classes=None if weak is None else dict.fromkeys(made.roster.names, weak),
+        ).total
+        # Anybody may run the sampler, from seeds of their own.
+        noise = made.pipeline.noise
+        if noise is None:
+            raise LabError("a plan of the noise column has noise")
+        samples = np.empty(self.LENGTH, dtype=np.int64)
+        noise.draws(lab.digest("own", number)).write(samples, 0)
+        found = lab.attack(
+            Transcript(
+                plan=dump_plan(made),
+                public={"inputs": [0, 1], "sites": made.clients},
+                arrays={
+                    "outputs": total.astype(np.float64),
+                    "others": vectors[1:].sum(axis=0),
+                    "samples": samples if weak is None else 2 * samples,
+                },
+            )
+        )
+        return self._right(found.arrays["says"], vectors[0])
 
     def _right(self, says: Array, truth: Array) -> npt.NDArray[np.bool_]:
         """Which outputs were told rightly; what is told wrongly is a fault of the attack."""
@@ -235,6 +259,29 @@ def tapped(kept: list[Ints]) -> type[Any]:
     )
 
 
+class _EvenEncoder:
+    def __init__(self, encoder: Any, x: Array) -> None:
+        self._encoder, self._x = encoder, x
+        self.length, self.dtype = encoder.length, encoder.dtype
+
+    def tile(self, out: Array, start: int) -> None:
+        self._encoder.tile(out, start)
+        # x + noise becomes x + 2 noise, in the ring.
+        out[:] = out * out.dtype.type(2) - self._x[start : start + len(out)].astype(out.dtype)
+
+
+class _Even(_Tapped):
+    def begin(self, x: Any, weight: int, rand: Any) -> Any:
+        """As it is, with noise twice as large: even integers alone."""
+        return _EvenEncoder(self._pipeline.begin(x, weight, rand), np.asarray(x))
+
+
+def _even() -> type[Any]:
+    """A site whose sampler leaves out every odd integer."""
+    honest: Any = Client.pipeline
+    return controls.changed(Client, pipeline=property(lambda site: _Even(honest.fget(site), [])))
+
+
 class MissingNoiseScene(Scene):
     """Rounds in which every site drops out that may, while colluding ones know their noise."""
 
@@ -256,8 +303,8 @@ class MissingNoiseScene(Scene):
         rounds = lab.trials(1, 4)
         ours: list[tuple[float, Measure]] = []
         weak: list[tuple[float, Measure]] = []
-        trials = wins = bad = 0
-        refused = set()
+        trials = wins = bad = opened = asked = 0
+        refused: set[str] = set()
         for number, (n, out, c) in enumerate(cohorts):
             lab.step(number, len(cohorts))
             made = self._plan(column, n, out, c)
@@ -295,23 +342,31 @@ class MissingNoiseScene(Scene):
                 wins, bad = wins + (low and points is ours), bad + (low and points is weak)
             trials += 1
             if not number or lab.full:
-                refused.add(self._one_too_few(lab, made))
-        refused.discard("")
+                rule = self._one_too_few(lab, made)
+                asked += 1
+                # A sum that opens holds the noise of fewer sites than the claim counts on.
+                opened += not rule
+                refused |= {f"server.{rule}"} if rule else set()
         return Finding(
-            verdict=Verdict.LEAKS if wins else Verdict.PREVENTED,
+            verdict=Verdict.LEAKS if wins or opened else Verdict.PREVENTED,
             tried=(
                 f"In {len(cohorts)} cohorts as many sites dropped out as the plan allows, and the "
                 "server took off what its colluding sites had added. The variance of the noise "
-                f"that was left was measured over {rounds * self.LENGTH} coordinates each."
+                f"that was left was measured over {rounds * self.LENGTH} coordinates each. "
+                f"Then one site more dropped out ({asked} cohorts)."
             ),
             seen=(
                 f"The claimed noise was there in {trials - wins} of {trials} cohorts. With noise "
-                "for all sites, a tenth of it was left where a tenth of the sites was. One dropout "
-                f"more: {', '.join(sorted(refused)) or 'the sum was opened all the same'}."
+                f"for all sites, {100 * min(m.value for _, m in weak):.0f} % of it was left in the "
+                "cohort that had lost the most. With one dropout more than allowed, "
+                f"{opened} of {asked} sums were opened"
+                + (f" (refused by {', '.join(sorted(refused))})." if refused else ".")
             ),
-            trials=trials,
-            successes=wins,
-            stopped_by=() if wins else (SURVIVORS, *(f"server.{r}" for r in sorted(refused))),
+            trials=trials + asked,
+            successes=wins + opened,
+            # A cohort whose noise was all there is the feature's doing, a sum that was not opened
+            # that of the rule which refused it.
+            stopped_by=(*((SURVIVORS,) if wins < trials else ()), *sorted(refused)),
             measures=[measure for _, measure in (*ours, *weak)],
             controls=[
                 ControlRun(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations, cycle, islice
 from typing import Any, ClassVar
+
+import numpy as np
 
 import secagg
 from secagg.attacks import columns
@@ -35,6 +39,7 @@ from .paillier_play import (
     seal,
     world_of,
 )
+from .rounds import plain_round, transcript
 
 
 def sized_plan(holders: int, threshold: int, **changes: Any) -> Plan:
@@ -66,9 +71,10 @@ class KeyHolderScene(Scene):
         if column == "paillier-threshold":
             return self._threshold(lab, vectors)
         if column == "plain":
-            arrays = {f"s{i}": row for i, row in enumerate(vectors)}
-            found = lab.attack(Transcript(arrays=arrays))
-            tried = "The server of a plain sum looked at what the sites sent."
+            plan = columns.plan(column, SITES, LENGTH)
+            frames, _ = plain_round(plan, vectors)
+            found = lab.attack(transcript(plan, frames, public={"protocol": "plain"}))
+            tried = "The server of a plain sum read the messages of the sites."
             who = "The server has every site's vector: there is nothing to break."
         else:
             plan = columns.plan(column, SITES, LENGTH)
@@ -100,58 +106,63 @@ class KeyHolderScene(Scene):
     def _threshold(self, lab: Lab, vectors: Ints) -> Finding:
         cells = self._law(lab, vectors)
         below = [cell for cell in cells if cell[2] < cell[1]]
-        plan = any_plan(3, 2)
-        world = world_of(plan, vectors)
-        sent = encrypted(world, plan.roster.names)
-        refused, won = Counter[str](), 0
-        controls = []
-        for rule, listed, given in (
-            ("cohort", [VICTIM], [VICTIM]),
-            ("given", list(sent), [VICTIM]),
-            ("product", list(sent), list(sent)),
-        ):
-            got, rules = self._asked(lab, world, sent, vectors, listed, given, Holder)
-            won += got
-            refused.update(f"holder.{each}" for each in rules)
-            if rule != "product":
-                kind = without(Holder, rule)
-                got, _ = self._asked(lab, world, sent, vectors, listed, given, kind)
-                controls.append(
-                    ControlRun(overrides=(f"holder.{rule}",), trials=1, successes=int(got))
+        above = [cell for cell in cells if cell[2] >= cell[1]]
+        shut = [(h, t, c) for h, t, c, opened in above if not opened]
+        if shut:
+            raise LabError(f"holders, threshold, colluders that open nothing: {shut}")
+        world = world_of(any_plan(3, 2), vectors)
+        sent = encrypted(world, world.plan.roster.names)
+        requests = list(_requests(list(sent), every=lab.full))
+        met, helped = Counter[str](), 0
+        for listed, given in requests:
+            read, rules = self._asked(lab, world, sent, vectors, listed, given, Holder)
+            helped += read
+            met.update(f"holder.{rule}" for rule in rules)
+        controls = self._request_controls(lab, world, sent, vectors)
+        alone = [cell[3] for cell in cells if cell[1] == 1 <= cell[2]]
+        if alone:
+            controls.append(
+                ControlRun(
+                    overrides=("feature: threshold",),
+                    trials=len(alone),
+                    successes=sum(alone),
+                    note="Threshold 1: every colluding holder opened the vector.",
                 )
-        wrong = [(h, t, c) for h, t, c, read in cells if read != (c >= t)]
-        if wrong:
-            raise LabError(f"holders, threshold, colluders that break the law: {wrong}")
+            )
+        matters = {rule for each in controls if each.expected for rule in each.overrides}
         opened = sum(cell[3] for cell in below)
-        above, helped = sum(cell[3] for cell in cells) - opened, won
-        won += opened
-        law = f"{len(cells)} cells: opened if and only if colluders >= threshold"
+        won = opened + helped
+        if not opened and below:
+            met["feature: threshold"] += len(below)
+        sets = "every set of colluding holders" if lab.full else "colluding holders"
         return Finding(
             verdict=Verdict.LEAKS if won else Verdict.PREVENTED,
             tried=(
-                f"In {len(cells)} combinations of holders, threshold and colluding holders, the "
-                "colluders tried to open a single site's ciphertext with their shares. Then a "
-                "server with one colluding holder of three (threshold 2) asked an honest holder "
-                "for that ciphertext in three ways: as a cohort of one, under the names of all "
-                "sites, and in place of the product."
+                f"For up to {max(cell[0] for cell in cells)} holders and their thresholds, {sets} "
+                f"({len(cells)} in all) tried to open a single site's ciphertext with their "
+                "shares. Then a server with one colluding holder of three (threshold 2) asked an "
+                f"honest holder for that ciphertext, in {len(requests)} ways: each names a set of "
+                "sites and passes on the ciphertexts of a set."
             ),
             seen=(
-                f"Fewer colluders than the threshold opened {opened} vectors in {len(below)} "
-                f"combinations; as many as the threshold opened the vector in {above} of "
-                f"{len(cells) - len(below)}. The honest holder refused {3 - helped} of 3 requests. "
+                f"Sets below the threshold opened the vector in {opened} of {len(below)} cases, "
+                f"sets that reach it in {len(above)} of {len(above)}. Of {len(requests)} requests "
+                f"to the honest holder {helped} led to the vector. "
                 "So it takes a threshold of colluding holders, and they should be of organisations "
                 "that do not act together. Every holder is given all ciphertexts in every round, "
                 "so nothing but the threshold stands between colluders and a vector."
             ),
-            trials=len(below) + 3,
+            trials=len(below) + len(requests),
             successes=won,
-            stopped_by=(*sorted(refused), "feature: threshold"),
+            exhaustive=lab.full,
+            stopped_by=tuple(sorted(rule for rule in met if rule in matters)),
+            also_refused=tuple(sorted(rule for rule in met if rule not in matters)),
             measures=[
                 Measure(
-                    name="cells that differ from the law",
-                    value=float(len(wrong)),
+                    name="cases that differ from the law",
+                    value=float(opened + len(shut)),
                     predicted=0.0,
-                    law=law,
+                    law=f"{len(cells)} sets: opened if and only if colluders >= threshold",
                 )
             ],
             controls=controls,
@@ -160,21 +171,47 @@ class KeyHolderScene(Scene):
         )
 
     def _law(self, lab: Lab, vectors: Ints) -> list[tuple[int, int, int, bool]]:
-        """(holders, threshold, colluders, opened) of every cell."""
-        most = lab.trials(3, 5)
-        sizes = [(h, t) for h in range(2, most + 1) for t in range(1, h + 1)]
-        sizes = sizes if lab.full else [(2, 2), (3, 2)]
+        """(holders, threshold, colluders, opened) of every set of colluders."""
+        sizes = [(h, t) for h in range(2, 6) for t in range(1, h + 1)]
+        sizes = sizes if lab.full else [(2, 1), (3, 2)]
         cells = []
         for at, (h, t) in enumerate(sizes):
             plan = any_plan(h, t)
             world = world_of(plan, vectors)
             frames = as_frames(encrypted(world, [VICTIM]), to="h0")
             for c in range(h + 1):
-                keys = Keys(values=key_parts(world, world.holders[:c]))
-                found = lab.attack(Transcript(frames=frames, public=public_of(plan)), keys)
-                cells.append((h, t, c, claims(found, VICTIM, vectors[0])))
+                every = list(combinations(world.holders, c))
+                for chosen in every if lab.full else every[:1]:
+                    keys = Keys(values=key_parts(world, chosen))
+                    found = lab.attack(Transcript(frames=frames, public=public_of(plan)), keys)
+                    cells.append((h, t, c, claims(found, VICTIM, vectors[0])))
             lab.step(at + 1, len(sizes))
         return cells
+
+    def _request_controls(
+        self, lab: Lab, world: PaillierWorld, sent: dict[str, bytes], vectors: Ints
+    ) -> list[ControlRun]:
+        """One honest holder without one rule; the rule about the product is not what matters."""
+        own = "The holder opened the product that it had computed itself, of all sites."
+        everybody = list(sent)
+        controls = []
+        for rule, listed, given, expected, note in (
+            ("cohort", [VICTIM], [VICTIM], True, "A cohort of one."),
+            ("given", everybody, [VICTIM], True, "One ciphertext, under the names of all."),
+            ("product", everybody, everybody, False, own),
+        ):
+            kind = without(Holder, rule)
+            read, rules = self._asked(lab, world, sent, vectors, listed, given, kind)
+            controls.append(
+                ControlRun(
+                    overrides=(f"holder.{rule}",),
+                    trials=1,
+                    successes=int(read),
+                    expected=expected,
+                    note=f"Refused by {', '.join(rules)}." if rules else note,
+                )
+            )
+        return controls
 
     def _asked(
         self,
@@ -197,6 +234,15 @@ class KeyHolderScene(Scene):
         keys = Keys(values=key_parts(world, ["h0"]))
         found = lab.attack(Transcript(frames=frames, public=public), keys)
         return claims(found, VICTIM, vectors[0]), rules
+
+
+def _requests(sites: list[str], *, every: bool) -> Iterator[tuple[list[str], list[str]]]:
+    """(sites that a request names, sites whose ciphertexts were passed on) of all requests."""
+    if not every:
+        yield from (([VICTIM], [VICTIM]), (sites, [VICTIM]), (sites, sites))
+        return
+    sets = [list(each) for k in range(1, len(sites) + 1) for each in combinations(sites, k)]
+    yield from ((listed, given) for listed in sets for given in sets)
 
 
 class BadDecryptionScene(Scene):
@@ -222,18 +268,19 @@ class BadDecryptionScene(Scene):
                 events = world.parties[event.to].receive(event.data, sender="server")
                 answers.update((event.to, bytes(e.data)) for e in events if _is_send(e))
         dump = world.server.dump()
-        total = lab.trials(4, 1000 if one else 400)
+        total = lab.trials(4, 3000 if one else 1000)
+        sums = vectors.sum(axis=0).tolist()
         # Within the range of honest sums, so that nothing else notices.
-        move = 100 if int(vectors.sum(axis=0)[0]) < SITES * MOST - 100 else -100
+        move = 100 if sums[0] < SITES * MOST - 100 else -100
         met, successes = Counter[str](), 0
-        for trial, how in enumerate(_repeat(("shift", "random", "noise"), total)):
-            bad = self._bad(lab, world, answers["h0"], how, trial, move)
+        for trial, (how, slot, by) in enumerate(islice(_changes(sums, lab.rng("moves")), total)):
+            bad = self._bad(lab, world, answers["h0"], how, trial, slot, by)
             server = reload(Server, world, "server", dump)
             refused = rules_of(lambda s=server, b=bad: s.receive(b))  # type: ignore[misc]
             met.update(f"server.{rule}" for rule in refused)
             successes += not refused
             lab.step(trial + 1, total)
-        bad = self._bad(lab, world, answers["h0"], "shift", total, move)
+        bad = self._bad(lab, world, answers["h0"], "shift", total, 0, move)
         rest = {name: data for name, data in answers.items() if name != "h0"}
         before = world.journals["server"].copy()
         named, outcome = self._round(world, reload(Server, world, "server", dump), bad, rest)
@@ -259,9 +306,9 @@ class BadDecryptionScene(Scene):
         return Finding(
             verdict=Verdict.CORRUPTS if successes else verdict,
             tried=(
-                f"The holder h0 answered {total} times with something else than its share: moved "
-                "so that the sum changes by a number of its choice, with the old proof or with "
-                "a random one, and with random numbers."
+                f"The holder h0 answered in {total} wrong ways, no two alike: moved so that one "
+                "coordinate of the sum changes by a number of its choice, with the old proof or "
+                "with a random one, and with random numbers."
             ),
             seen=(
                 f"The server refused {total - successes} of {total} and named h0. {seen} Without "
@@ -281,7 +328,14 @@ class BadDecryptionScene(Scene):
         )
 
     def _bad(
-        self, lab: Lab, world: PaillierWorld, answer: bytes, how: str, trial: int, move: int
+        self,
+        lab: Lab,
+        world: PaillierWorld,
+        answer: bytes,
+        how: str,
+        trial: int,
+        slot: int,
+        move: int,
     ) -> bytes:
         header, tail = world.parts(answer)
         cut = messages.opened_size(world.plan)
@@ -291,7 +345,7 @@ class BadDecryptionScene(Scene):
             "trial": trial,
             "proof": tail[cut:],
             "row": 0,
-            "slot": 0,
+            "slot": slot,
             "move": move,
             "with": chosen,
         }
@@ -320,8 +374,17 @@ def _is_send(event: Any) -> bool:
     return isinstance(event, secagg.Send)
 
 
-def _repeat(values: tuple[str, ...], total: int) -> list[str]:
-    return [values[i % len(values)] for i in range(total)]
+def _changes(sums: list[int], rng: np.random.Generator) -> Iterator[tuple[str, int, int]]:
+    """(how, slot, move) without end, no two alike: each moves one sum within its range."""
+    seen = set()
+    for how in cycle(("shift", "random", "noise")):
+        while True:
+            slot = int(rng.integers(len(sums)))
+            move = int(rng.integers(SITES * MOST + 1)) - sums[slot]
+            if move and (slot, move) not in seen:
+                break
+        seen.add((slot, move))
+        yield how, slot, move
 
 
 def cells_figure(title: str, cells: list[tuple[int, int, int, bool]], x_label: str) -> Figure:

@@ -116,12 +116,12 @@ class BadModulusScene(Scene):
     expected: ClassVar = {
         "plain": IN_CLEAR + "There is no key.",
         **masked("Their keys are curve points: bad ones are row 5."),
-        "paillier-one": Verdict.PREVENTED,
-        "paillier-threshold": Verdict.PREVENTED,
+        "paillier-one": Verdict.LEAKS,
+        "paillier-threshold": Verdict.LEAKS,
     }
 
     def investigate(self, lab: Lab, column: str) -> Finding:
-        """Offer bad keys to a plan; then switch the checks off, factor and open."""
+        """Offer bad keys and traps to a plan; then switch the checks off, factor and open."""
         vectors = lab.inputs(SITES, LENGTH, MOST)
         kinds = [name for name, (_, quick) in KINDS.items() if quick or lab.full]
         met, accepted, trials = Counter[str](), 0, 0
@@ -130,7 +130,7 @@ class BadModulusScene(Scene):
         controls: list[ControlRun] = []
         for at, name in enumerate(kinds):
             n = KINDS[name][0](lab.rng(name))
-            rules = [_offer(column, n, proof, lab) for proof in _proofs()]
+            rules = [_offer(column, n, proof, lab) for proof in _proofs(lab.rng(f"proof {name}"))]
             trials, accepted = trials + len(rules), accepted + rules.count("")
             met.update(rule for rule in rules if rule)
             refusals[name] = rules[0]
@@ -139,50 +139,50 @@ class BadModulusScene(Scene):
                 controls += self._controls(lab, column, name, n, vectors)
             lab.step(at + 1, len(kinds))
         found = [name for name in kinds if factored[name].values["found"]]
-        measures = [
-            rate("bad keys accepted", accepted, trials, predicted=0.0),
-            Measure(
-                name="time to find a factor of 20 bits",
-                value=factored[kinds[0]].values["seconds"],
-                unit="s",
-                law="division by all primes below 2^20",
-            ),
-        ]
-        seen = (
-            f"{trials - accepted} of {trials} were refused: when the key is read, or by the plan, "
-            "which asks for the proof about the modulus. The attack broke "
-            f"{len(found)} of {len(kinds)} moduli in seconds; in "
-            f"{sum(control.successes for control in controls)} controls with the checks switched "
-            "off it opened every ciphertext under them."
-        )
-        if lab.full:
-            trap = self._trap(lab, column, vectors)
-            measures.append(
-                Measure(
-                    name="vectors opened under a trap of the dealer's own",
-                    value=trap,
-                    law="a valid proof over primes p with smooth p - 1; not among the bad keys",
-                    predicted=1.0,
-                )
-            )
-            if trap:
-                seen += (
-                    " One trap passes: a dealer can choose primes that others find (smooth p - 1) "
-                    "and still prove all that is asked. That gives it no more than what it can do "
-                    "anyway, which is to publish the key: the dealer is trusted with it."
-                )
+        traps = lab.trials(1, 10)
+        passed = read = 0
+        for at in range(traps):
+            plan, opened = self._trap(lab, column, vectors, at)
+            passed, read = passed + (plan is not None), read + opened
+        refused = tuple(sorted(met))
+        won = accepted + read
         return Finding(
-            verdict=Verdict.LEAKS if accepted else Verdict.PREVENTED,
+            verdict=Verdict.LEAKS if won else Verdict.PREVENTED,
             tried=(
                 f"Public keys with {len(kinds)} kinds of bad modulus ({', '.join(kinds)}) were "
                 "put into a plan, without a proof, with the proof of another modulus, and with "
-                "random bytes for one. The attack then tried to factor each modulus."
+                "random bytes for one, and the attack tried to factor each modulus. Then a dealer "
+                f"laid traps ({traps} in all): a modulus p q, where p - 1 has small factors only, "
+                "with a valid proof, as the plan asks for it."
             ),
-            seen=seen,
-            trials=trials,
-            successes=accepted,
-            stopped_by=tuple(sorted(met)),
-            measures=measures,
+            seen=(
+                f"Of {trials} bad keys {trials - accepted} were refused: when the key is read, or "
+                "by the plan, which asks for the proof about the modulus. The attack broke "
+                f"{len(found)} of {len(kinds)} of these moduli in seconds; in "
+                f"{sum(control.successes for control in controls)} controls with the checks "
+                f"switched off it opened every ciphertext under them. {passed} of {traps} "
+                f"traps passed, and under {read} the attack, which is given the public key and "
+                f"ciphertexts, read the vectors of the {len(_FEW)} sites that it was shown. Such "
+                "a key looks like a good one to whoever does not try to factor it, and where the "
+                "key is shared no holder is asked. The dealer is trusted with the key, and with "
+                "drawing its primes at random."
+            ),
+            trials=trials + traps,
+            successes=won,
+            stopped_by=() if won else refused,
+            also_refused=refused if won else (),
+            # Plans trust the dealer.
+            beyond=won > 0,
+            measures=[
+                rate("bad keys accepted", accepted, trials, predicted=0.0),
+                rate("traps under which all vectors were read", read, traps),
+                Measure(
+                    name="time to find a factor of 20 bits",
+                    value=factored[kinds[0]].values["seconds"],
+                    unit="s",
+                    law="division by all primes below 2^20",
+                ),
+            ],
             controls=controls,
             parameters=refusals | {"n": SITES, "d": LENGTH, "bits": BITS},
         )
@@ -228,12 +228,14 @@ class BadModulusScene(Scene):
             )
         return found
 
-    def _trap(self, lab: Lab, column: str, vectors: Ints) -> float:
-        """A modulus that the dealer made breakable on purpose, with a valid proof."""
-        rng = lab.rng("trap")
-        p, q = smooth_prime(rng, BITS // 2), max(primes(BITS))
+    def _trap(self, lab: Lab, column: str, vectors: Ints, at: int) -> tuple[Plan | None, bool]:
+        """The plan with a modulus that is breakable on purpose and has a valid proof, if any.
+
+        Second: whether all vectors were read under it.
+        """
+        p, q = smooth_prime(lab.rng(f"trap {at}"), BITS // 2), max(primes(BITS))
         plan = _try(column, p * q, modulus_proof.prove(p, q), lab, PublicKey, secagg.Plan)[1]
-        return float(plan is not None and self._opened(lab, plan, p * q, vectors))
+        return plan, plan is not None and self._opened(lab, plan, p * q, vectors)
 
 
 def smooth_prime(rng: np.random.Generator, bits: int) -> int:
@@ -257,10 +259,17 @@ def _unchecked(_self: Any) -> None:
     """In the place of what a public key checks when it is made."""
 
 
-def _proofs() -> list[bytes]:
-    """What a dealer can put where a proof belongs."""
+def _proofs(rng: np.random.Generator) -> list[bytes]:
+    """What a dealer can put where a proof belongs: nothing, that of another modulus, random bytes.
+
+    Roots of the random one are below 2^2040, and so below n: it is not refused for its form.
+    """
     other = private_key(BITS).public.proof
-    return [b"", other, bytes(reversed(other))]
+    noise = bytearray(rng.bytes(len(other)))
+    size, start = BITS // 8, 2 * modulus_proof.FOURTH_ROOTS // 8
+    for root in range(modulus_proof.FOURTH_ROOTS + modulus_proof.NTH_ROOTS):
+        noise[start + (root + 1) * size - 1] = 0
+    return [b"", other, bytes(noise)]
 
 
 def _try(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
-from itertools import cycle, islice, product
+from itertools import cycle, product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -74,40 +74,49 @@ class RelatedCiphertextsScene(Scene):
         }
         total = lab.trials(12, 3000)
         met: Counter[str] = Counter()
-        successes = 0
-        kinds = islice(cycle(product(_HOWS, _PROOFS, (1, 0))), total)
-        for trial, (how, proof, number) in enumerate(kinds):
+        successes = accepted = 0
+        seen: set[bytes] = set()
+        for trial, (how, proof, number) in enumerate(cycle(product(_HOWS, _PROOFS, (1, 0)))):
+            if len(seen) == total:
+                break
             sent = self._forged(lab, world, honest[number], how, proof, number, trial)
+            if sent in seen:
+                # There is one exact copy of a message only: the same again is no other attempt.
+                continue
+            seen.add(sent)
             # A copy comes beside its original, so that the rule about copies could tell.
             given = [honest[1][VICTIM], sent] if how == "copy" else [sent]
             holder = make_holder(world, world.holders[0])
             refused = [rule for data in given for rule in _rules(holder, data)]
             if not refused:
+                accepted += 1
                 successes += self._read(lab, world, honest[1] | {CHEAT: sent}, how, vectors)
             met.update(f"holder.{rule}" for rule in refused)
-            lab.step(trial + 1, total)
-        met.update(self._honest_server(lab, world, honest[1]))
-        stopped = tuple(sorted(met))
+            lab.step(len(seen), total)
         controls = list(self._controls(lab, world, honest, vectors))
         return Finding(
             verdict=Verdict.LEAKS if successes else Verdict.PREVENTED,
             tried=(
                 f"A malicious server showed the ciphertexts of {SITES - 1} sites to a site that "
-                f"colludes with it. In {total} attempts that site submitted what it made of them: "
-                "the victim's ciphertext to a power of two, the same moved by a constant, the "
-                "inverse of all other sites', an exact copy, each from this round or from the "
-                "round before, with the victim's proof, with that proof changed in one bit, or "
-                "with random bytes."
+                f"colludes with it. In {total} attempts, no two alike, that site submitted what it "
+                "made of them: the victim's ciphertext to a power of two, the same moved by a "
+                "constant, the inverse of all other sites', an exact copy, each from this round "
+                "or from the round before, with the victim's proof, with that proof changed "
+                "in one bit, or with random bytes."
             ),
             seen=(
-                f"Honest holders refused {total - successes} of {total}. Nobody who cannot open "
+                f"Honest holders refused {total - accepted} of {total}. Nobody who cannot open "
                 "the victim's ciphertext can prove that it knows what is in its own. Without the "
                 "proof of knowledge the opened sum held the victim's vector in its high digits."
             ),
             trials=total,
             successes=successes,
-            stopped_by=stopped,
-            measures=[rate("related ciphertexts accepted", successes, total, predicted=0.0)],
+            stopped_by=tuple(sorted(met)),
+            also_refused=tuple(sorted(set(self._honest_server(lab, world, honest[1])))),
+            measures=[
+                rate("related ciphertexts accepted", accepted, total, predicted=0.0),
+                rate("victims read", successes, total, predicted=0.0),
+            ],
             controls=controls,
             parameters={"n": SITES, "colluding sites": 1, "d": LENGTH},
         )
@@ -242,13 +251,14 @@ class NoRerandomisationScene(Scene):
                 "that occur twice."
             ),
             seen=(
-                f"{hits} were found: every ciphertext has a random factor of its own. Of code that "
-                "forgets the factor, every number was read without any key; of sites that share "
-                "one, all differences between them."
+                f"{hits} of {looked} were found. "
+                + ("" if hits else "Every ciphertext has a random factor of its own. ")
+                + "Of code that forgets the factor, every number was read without any key; of "
+                "sites that share one, all differences between them."
             ),
             trials=looked,
             successes=hits,
-            stopped_by=("feature: random exponents",),
+            stopped_by=() if hits else ("feature: random exponents",),
             measures=[rate("ciphertexts without fresh randomness", hits, looked, predicted=0.0)],
             controls=self._controls(lab, small, lab.inputs(SITES, 2 * slots, MOST)),
             parameters={"n": SITES, "d": length, "ciphertexts": looked},
@@ -328,6 +338,10 @@ class SlotOverflowScene(Scene):
         noticed = Counter(f"server.{rule}" for _, _, rule, _ in outcomes if rule)
         neighbours = sum(kind == "carry" for kind, _, _, _ in quiet)
         reach = max((error for _, _, _, error in quiet), default=0)
+        sums = vectors.sum(axis=0)
+        furthest = max(int(sums.max()), SITES * MOST - int(sums.min()))
+        if reach > furthest:
+            raise LabError(f"a sum was off by {reach}, and honest sums by {furthest} at most")
         return Finding(
             verdict=Verdict.CORRUPTS if quiet else Verdict.DETECTED,
             tried=(
@@ -341,15 +355,28 @@ class SlotOverflowScene(Scene):
                 f"told, in {neighbours} of them with a neighbour changed by the carry. In "
                 f"{sum(noticed.values())} the server refused a sum that no honest sites could "
                 "have, and could only name all sites as suspects. The proofs show that a site "
-                "knows its numbers and not that they are in range; a site can so move a "
-                "coordinate anywhere within the range of honest sums (here by up to "
-                f"{reach}), and no further. Little "
-                "is noticed, because a slot is just as wide as honest sums need it."
+                "knows its numbers and not that they are in range, so a site moved a coordinate "
+                f"by up to {reach} unnoticed; the range of honest sums allows {furthest} here. "
+                "Little is noticed, because a slot is just as wide as honest sums need it."
             ),
             trials=len(draws),
             successes=len(quiet),
-            stopped_by=tuple(sorted(noticed)),
-            measures=self._measures(vectors, outcomes, quiet, len(wrong)),
+            also_refused=tuple(sorted(noticed)),
+            measures=[
+                rate("overflows that nobody noticed", len(quiet), len(outcomes)),
+                Measure(
+                    name="largest error that nobody noticed",
+                    value=float(reach),
+                    bound=float(furthest),
+                    law="at most the distance to the end of the range of honest sums",
+                ),
+                Measure(
+                    name="outcomes that differ from the law",
+                    value=float(len(wrong)),
+                    predicted=0.0,
+                    law=SlotOverflow.law,
+                ),
+            ],
             controls=self._controls(lab, plan, vectors),
             figures=[_figure(outcomes)],
             parameters={
@@ -398,28 +425,6 @@ class SlotOverflowScene(Scene):
             raise LabError("a round without noise ends with a sum or an error")
         gap = np.abs(world.result.sum.astype(np.int64) - vectors.sum(axis=0))
         return "", int(gap.max())
-
-    def _measures(
-        self, vectors: Ints, outcomes: list[Any], quiet: list[Any], wrong: int
-    ) -> list[Measure]:
-        reach = max((error for *_, error in quiet), default=0)
-        sums = vectors.sum(axis=0)
-        furthest = max(int(sums.max()), SITES * MOST - int(sums.min()))
-        return [
-            rate("overflows that nobody noticed", len(quiet), len(outcomes)),
-            Measure(
-                name="largest error that nobody noticed",
-                value=float(reach),
-                predicted=float(furthest),
-                law="at most the distance to the end of the range of honest sums",
-            ),
-            Measure(
-                name="outcomes that differ from the law",
-                value=float(wrong),
-                predicted=0.0,
-                law=SlotOverflow.law,
-            ),
-        ]
 
     def _controls(self, lab: Lab, plan: Plan, vectors: Ints) -> list[ControlRun]:
         controls = []

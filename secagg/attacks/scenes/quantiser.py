@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 import secagg
-from secagg_native.quantise import Rounding
 from secagg_protocols.errors import MisuseError
-from secagg_protocols.keys import hkdf
+from secagg_protocols.keys import SEED_SIZE, stage_seed
 from secagg_protocols.plan import Plan
-from secagg_protocols.stages import Quantise
-from secagg_protocols.stages.base import ArrayEncoder
+from secagg_protocols.stages import Quantise, Rotate, Totals
 
-from .. import columns
-from ..arena import paillier_world
+from .. import columns, statistics
+from ..arena import controls, paillier_world
 from ..arena.world import World
 from ..attack import Attack, Transcript
 from ..columns import COLUMNS, PAILLIER
@@ -25,18 +24,18 @@ from ..finding import ControlRun, Figure, Finding, Measure, Series, Verdict
 from ..implementation import Quantiser
 from ..process import LabError
 from ..scene import Lab, Scene
+from . import rounds
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 UNBIASED: Final = "feature: unbiased rounding"
 SEEDS: Final = "feature: secret rounding seeds"
-FINITE: Final = "feature: NaN and infinity are refused"
-#: Standard errors beyond which a mean is no chance: once in 100,000 times.
-MOST_Z: Final = 4.42
+#: Standard errors beyond which none of the seven means of a cell is chance, at the level of the
+#: whole matrix.
+MOST_Z: Final = -NormalDist().inv_cdf(statistics.LEVEL / 2 / 7)
 #: A prediction this good is no chance.
 SURE: Final = 0.99
-_CONTEXT: Final = bytes(range(32))
 
 
 class QuantiserScene(Scene):
@@ -52,8 +51,9 @@ class QuantiserScene(Scene):
     def investigate(self, lab: Lab, column: str) -> Finding:
         """Bias, predictions and refusals."""
         made = self._plan(column)
-        levels, rounded, group, limit = self._rounded(lab, made, lab.digest("rounding"))
-        strings = [_CONTEXT, bytes(32), made.digest]
+        levels, rounded, group, limit, context = self._rounded(lab, column, made)
+        # The context of the round follows from what everybody has.
+        strings = [context, bytes(32), made.digest]
         ours = self._look(lab, levels, rounded, group, limit, strings)
         refused = self._refusals(column, made)
         weak = {
@@ -62,9 +62,8 @@ class QuantiserScene(Scene):
                 lab, levels, _few_bits(levels, lab.rng("bits")), group, limit, []
             ),
         }
-        seed = _stochastic(levels, _CONTEXT, limit)
-        known = self._look(lab, levels, seed, group, limit, strings)
-        late = self._clipped_late(lab)
+        levels_, weaker, *_ = self._rounded(lab, column, made, _predictable(column))
+        known = self._look(lab, levels_, weaker, group, limit, strings)
         wins = [
             abs(ours["bias z"]) > MOST_Z or abs(ours["group z"]) > MOST_Z,
             ours["predicted"] > SURE,
@@ -72,14 +71,13 @@ class QuantiserScene(Scene):
             *(not rule for rule in refused.values()),
         ]
         rules = tuple(sorted({f"client.{rule}" for rule in refused.values() if rule}))
+        error = abs(ours["bias"] / ours["bias z"]) if ours["bias z"] else 0.0
+        bottom, top = statistics.interval(ours["bias"], error)
         biased = [abs(found["group z"]) for found in weak.values()]
-        nan = np.array([np.nan, np.inf, -np.inf])
-        with np.errstate(invalid="ignore"):
-            taken = int(np.sum(np.rint(nan * self.LEVELS).astype(np.int64) != 0))
         return Finding(
             verdict=Verdict.CORRUPTS if any(wins) else Verdict.PREVENTED,
             tried=(
-                f"{len(levels)} values went through the plan's clipping and rounding "
+                f"{len(levels)} values went through the pipeline of one site, from its own seed "
                 f"({self._kind(made)}), as a server sees them whose other sites all collude. The "
                 "attack looked for a mean error, tried public strings of the round as rounding "
                 "seeds, and sent NaN and infinity."
@@ -87,29 +85,29 @@ class QuantiserScene(Scene):
             seen=(
                 f"The mean error was {ours['bias']:+.5f} levels ({ours['bias z']:+.2f} standard "
                 f"errors; by part of a level at most {abs(ours['group z']):.2f}). The best guess "
-                f"of a direction was right in {ours['predicted']:.1%}, chance gives "
-                f"{ours['chance']:.1%}. NaN and infinity were refused: "
+                f"of a direction was right in {100 * ours['predicted']:.1f} %, chance gives "
+                f"{100 * ours['chance']:.1f} %. NaN and infinity were refused: "
                 f"{', '.join(sorted(set(refused.values()))) or 'no'}."
             ),
             trials=len(wins),
             successes=sum(wins),
-            stopped_by=() if any(wins) else (UNBIASED, SEEDS, *rules),
+            stopped_by=() if any(wins) else (UNBIASED, SEEDS),
+            also_refused=rules,
             measures=[
                 Measure(
-                    name="mean error in standard errors",
-                    value=ours["bias z"],
-                    low=-MOST_Z,
-                    high=MOST_Z,
+                    name="mean error",
+                    value=ours["bias"],
+                    low=bottom,
+                    high=top,
                     predicted=0.0,
-                    law="within 4.42 once in 100,000 times",
+                    law="right on average",
+                    unit="levels",
                 ),
                 Measure(
                     name="largest mean error of one part of a level, in standard errors",
-                    value=ours["group z"],
-                    low=-MOST_Z,
-                    high=MOST_Z,
-                    predicted=0.0,
-                    law="within 4.42 once in 100,000 times",
+                    value=abs(ours["group z"]),
+                    bound=MOST_Z,
+                    law="beyond it with a chance of 2 in a million, over all means of the cell",
                 ),
                 Measure(
                     name="error away from zero, in standard errors",
@@ -138,18 +136,6 @@ class QuantiserScene(Scene):
                     successes=int(known["predicted"] > SURE),
                     note="a seed that follows from the round's public context",
                 ),
-                ControlRun(
-                    overrides=(FINITE,),
-                    trials=len(nan),
-                    successes=taken,
-                    note="rounding that turns NaN and infinity into integers without a word",
-                ),
-                ControlRun(
-                    overrides=("feature: clip before rounding",),
-                    trials=1,
-                    successes=int(abs(late["group z"]) > MOST_Z),
-                    note="rounding first, and what exceeds the limit cut off",
-                ),
             ],
             figures=[self._figure(levels, rounded, weak, group)],
             parameters={"n": made.clients, "d": made.length, "samples": len(levels)},
@@ -169,25 +155,44 @@ class QuantiserScene(Scene):
     def _stage(self, made: Plan) -> Quantise:
         return next(stage for stage in made.stages if isinstance(stage, Quantise))
 
-    def _rounded(self, lab: Lab, made: Plan, seed: bytes) -> tuple[Floats, Floats, Ints, float]:
-        """(reals in levels, integers, which part of a level, largest integer) of one vector."""
+    def _rounded(
+        self, lab: Lab, column: str, made: Plan, weak: type[Any] | None = None
+    ) -> tuple[Floats, Floats, Ints, float, bytes]:
+        """(reals in levels, integers, which part of a level, largest integer, context of the
+        round) of one vector that a real site encodes. weak: another class for the sites."""
         stage = self._stage(made)
         rng = lab.rng("values")
         group = rng.integers(0, len(self.PARTS), self.LENGTH)
         root = self.LENGTH**0.5
         whole = rng.integers(-4, 4, self.LENGTH) + round(stage.levels / root / 4)
         y = (whole + np.array(self.PARTS)[group]) * rng.choice([-1.0, 1.0], self.LENGTH)
-        # What the columns' first stages make of a vector is left to them; here y is what comes
-        # to the rounding, so that its parts of a level are those that are wanted.
-        given = made.pipeline._bounds[made.stages.index(stage)]
+        rows = np.zeros((made.clients, self.LENGTH))
+        seed, name = lab.digest("rounding"), made.roster.names[0]
+        world = rounds.arena(made, rows, seed=seed, sites=weak)
+        party = world.parties[name]
+        pipeline = party.pipeline
+        place = made.stages.index(stage)
+        given = made.pipeline._bounds[place]
         reals = y / stage.scale(given)
         if float(np.sqrt(np.dot(reals, reals))) > (given.l2 or 0.0):
             raise LabError("these values are within the clip")
-        encoder = stage.begin(ArrayEncoder(reals), lambda: seed, given)
-        out = np.empty(self.LENGTH, dtype=np.int64)
-        encoder.tile(out, 0)
-        levels = reals * stage.scale(given)
-        return levels, out.astype(np.float64), group, float(stage.bounds(given).high or 0)
+        # Before a rotation, so that the parts of a level after it are those that are wanted.
+        for before, rotation in enumerate(pipeline.stages):
+            if isinstance(rotation, Rotate):
+                reals = rotation.decode(
+                    reals.copy(), Totals(count=1, weight=1.0), made.pipeline._bounds[before]
+                )
+        own = columns.entropy(seed, name)(SEED_SIZE)
+        out = rounds.encoded(party, reals, own)[: self.LENGTH]
+        context, noise = party.contexts.round, made.pipeline.noise
+        if noise is not None:
+            # What the rounding gave is in the sum beside the site's noise.
+            drawn = np.empty(made.ring_length, dtype=np.int64)
+            second = stage_seed(own, context, 1) if weak is None else context
+            noise.draws(second).write(drawn, 0)
+            out = out - drawn[: self.LENGTH]
+        limit = float(stage.bounds(given).high or 0)
+        return y, out.astype(np.float64), group, limit, context
 
     def _look(
         self,
@@ -220,15 +225,6 @@ class QuantiserScene(Scene):
             else:
                 found[name] = ""
         return found
-
-    def _clipped_late(self, lab: Lab) -> Mapping[str, float]:
-        """Values just below a limit, rounded and then cut at it: those above are cut, and the
-        mean falls."""
-        rng, limit = lab.rng("late"), 7.5
-        levels = np.full(20_000, 7.4)
-        up = rng.random(len(levels)) < 0.4
-        rounded = np.minimum(np.where(up, 8.0, 7.0), limit)
-        return self._look(lab, levels, rounded, np.zeros(len(levels), np.int64), limit, [])
 
     def _figure(
         self, levels: Floats, rounded: Floats, weak: Mapping[str, Any], group: Ints
@@ -268,15 +264,28 @@ def _few_bits(levels: Floats, rng: np.random.Generator) -> Floats:
     return up
 
 
-def _stochastic(levels: Floats, seed: bytes, limit: float) -> Floats:
-    """The plan's own rounding, from a seed that is known."""
-    material = hkdf(seed, b"secagg stochastic rounding v1", 24)
-    rounding = Rounding(
-        scale=1.0, limit=int(limit), key=material[:16], nonce=material[16:], mode="stochastic"
+class _Predictable:
+    """A pipeline whose stages are seeded with a public string."""
+
+    def __init__(self, pipeline: Any, context: bytes) -> None:
+        self._pipeline, self._context = pipeline, context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+    def begin(self, x: Any, weight: int, rand: Any) -> Any:
+        """As it is, with the round's context for a seed."""
+        return self._pipeline.begin(x, weight, lambda: self._context)
+
+
+def _predictable(column: str) -> type[Any]:
+    """A site whose rounding follows from the public context of its round."""
+    kind = rounds.client_of(column)
+    honest: Any = kind.pipeline
+    return controls.changed(
+        kind,
+        pipeline=property(lambda site: _Predictable(honest.fget(site), site.contexts.round)),
     )
-    out = np.empty(len(levels), dtype=np.int64)
-    rounding.write(levels, out, 0)
-    return out.astype(np.float64)
 
 
 __all__ = ["MOST_Z", "QuantiserScene"]

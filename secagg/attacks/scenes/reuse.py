@@ -17,7 +17,7 @@ from secagg_protocols.shared_rules import SITE_RULES
 from ..arena.controls import changed, without
 from ..attack import Frame
 from ..columns import MASKED, PAILLIER, entropy, plan
-from ..finding import ControlRun, Finding, Verdict
+from ..finding import ControlRun, Finding, Measure, Verdict
 from ..keys import MaskReuse
 from ..scene import Ints, Lab, Scene
 from ..statistics import rate
@@ -78,8 +78,9 @@ class MaskReuseScene(Scene):
                 controls.append(
                     ControlRun(overrides=names, trials=ran, successes=hit, expected=len(names) == 2)
                 )
-        once, rules = self._once(lab, made, column)
+        once, again, rules = self._once(lab, made, column)
         controls += once
+        trials, successes = trials + 1, successes + again
         features = (
             ("feature: fresh random factors",)
             if column in PAILLIER
@@ -90,12 +91,21 @@ class MaskReuseScene(Scene):
             tried=f"All pairs of inputs of each site in {rounds} rounds were subtracted, to see "
             "whether a mask or a random factor served twice; and a site was asked to send two "
             "vectors in one round.",
-            seen=f"Of {trials} differences {successes} were those of the vectors. A second vector "
-            f"in one round was refused by {' and '.join(rules) if rules else 'nobody'}.",
+            seen=f"Of {trials - 1} differences {successes - again} were those of the vectors. A "
+            "second vector in one round was refused by "
+            f"{' and '.join(rules) if rules else 'nobody'}.",
             trials=trials,
             successes=successes,
-            stopped_by=(*features, *rules),
-            measures=[rate("differences recovered exactly", successes, trials)],
+            stopped_by=() if successes else (*features, *([] if column in PAILLIER else rules)),
+            # A second Paillier ciphertext has other random factors whether it is refused or not.
+            also_refused=tuple(rules) if successes or column in PAILLIER else (),
+            measures=[
+                Measure(
+                    name="differences recovered exactly",
+                    value=(successes - again) / (trials - 1),
+                    law="pairs of a site share inputs, so that no interval is given",
+                )
+            ],
             controls=controls,
             parameters=parameters_of(made) | {"rounds": rounds},
         )
@@ -171,14 +181,15 @@ class MaskReuseScene(Scene):
         )
         return trials, hits
 
-    def _once(self, lab: Lab, made: Plan, column: str) -> tuple[list[ControlRun], list[str]]:
-        """Two vectors in one round: by an honest site, and with each rule switched off."""
+    def _once(self, lab: Lab, made: Plan, column: str) -> tuple[list[ControlRun], bool, list[str]]:
+        """Two vectors in one round: controls without each rule; of an honest site, whether they
+        were told apart and the rules that refused."""
         client = client_of(column)
         single = without(client, "input-once")
         journal = changed(secagg.MemoryJournal, _check_journal_once=_pass)
         first, second = "client.input-once", "journal.journal-once"
-        _, rules = self._twice(lab, made, client, secagg.MemoryJournal)
-        controls, observed = [], list(rules)
+        again, rules = self._twice(lab, made, client, secagg.MemoryJournal)
+        controls = []
         last = column not in PAILLIER
         for names, kind, book in (
             ((first,), single, secagg.MemoryJournal),
@@ -186,7 +197,6 @@ class MaskReuseScene(Scene):
             ((first, second), single, journal),
         ):
             hit, said = self._twice(lab, made, kind, book)
-            observed += said
             note = f"refused by {', '.join(said)}" if said else ""
             if not said and not hit:
                 note = "two vectors left, under random factors that follow from the vector"
@@ -196,7 +206,7 @@ class MaskReuseScene(Scene):
                     overrides=names, trials=1, successes=int(hit), expected=expected, note=note
                 )
             )
-        return controls, list(dict.fromkeys(observed))
+        return controls, again, rules
 
     def _twice(
         self, lab: Lab, made: Plan, kind: type[Any], book: type[Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import secagg
 from secagg_protocols.errors import PlanError
@@ -29,10 +29,12 @@ from .views import (
     CONSENTS,
     NO_LISTS,
     OUTSIDE,
+    combined,
     every_view,
     in_plain,
     named,
     plan_for,
+    ranges,
     recommended_sparse,
     residual,
     sizes,
@@ -43,7 +45,6 @@ from .views import (
 from .voting import VoteSplittingScene
 
 P, L = Verdict.PREVENTED, Verdict.LEAKS
-_THRESHOLD: Final = "feature: share threshold above (n + c) / 2"
 
 
 class SplitViewScene(Scene):
@@ -80,10 +81,18 @@ class SplitViewScene(Scene):
         if column == "noise":
             measures = [self._noise_left(lab)]
         signed = column == "malicious-server"
+        controls = self._controls(lab, column)
         seen = (
             f"In {right} of {trials} attempts a vector was opened: with 2t above n + c the two "
             "groups together never have t shares of both secrets of one site."
         )
+        deciding = self._deciding(controls) if signed else ()
+        if deciding:
+            seen += (
+                " A plan with a lower t is refused. The consents that sites ask for refuse many of "
+                "these lists too, but they do not decide: with them switched off the attack still "
+                "fails, and with a low t it succeeds although they are on."
+            )
         if not signed:
             measure, victims = self._many_dropouts(lab, column)
             measures.append(measure)
@@ -105,19 +114,37 @@ class SplitViewScene(Scene):
                 "The server tells each honest site a survivor list of its own, in every way that "
                 f"there is for the recommended plans of {which(lab)}, and "
                 "puts together what they reveal and what its colluding sites hold."
-                " The lists of earlier steps are split as well, for the smaller of these plans."
+                f" {combined(lab)}"
                 + (" It passes on consents honestly, too few, or on other lists." if signed else "")
             ),
             seen=seen,
             trials=trials,
             successes=right,
-            exhaustive=signed,
-            stopped_by=(_THRESHOLD, *named(refused)) if signed else (),
+            exhaustive=signed and lab.full,
+            stopped_by=deciding,
+            also_refused=named(refused),
+            beyond=not signed and right > 0,
             measures=measures,
-            controls=self._controls(lab, column),
+            controls=controls,
             figures=figures,
-            parameters={"n": f"3..{5 if lab.full else 4}", "t": "(n + c) / 2 + 1", "c": "0..2"},
+            parameters=ranges(lab) | {"t": "(n + c) / 2 + 1"},
         )
+
+    @staticmethod
+    def _deciding(controls: list[ControlRun]) -> tuple[str, ...]:
+        """The rule that refuses a plan with too low a threshold, where the controls show it alone
+        decides.
+
+        The sites' consents refuse many of these lists as well; without them the attack fails all
+        the same, so they are not what stops it.
+        """
+        try:
+            plan_for("malicious-server", 5, 1, 1, 3)
+        except PlanError as error:
+            met = f"plan.{error.rule}"
+            won = {control.overrides for control in controls if control.successes}
+            return (met,) if won == {(met,)} else ()
+        return ()
 
     def _law(self, lab: Lab) -> tuple[list[Measure], list[Figure]]:
         """2t <= n + c over every (n, t, c) that a plan with one dropout can have."""
@@ -283,6 +310,7 @@ class SplitViewScene(Scene):
             ),
             trials=len(victims),
             successes=right,
+            beyond=right > 0,
             measures=[
                 Measure(
                     name=f"plans and neighbourhoods of {cells} that do not follow the law",

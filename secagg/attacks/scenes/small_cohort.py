@@ -24,6 +24,7 @@ from ..process import LabError
 from ..scene import Lab, Scene
 from ..statistics import interval, within
 from .cohort_rounds import MOST, VICTIM, WIDE, by_name, open_world, refusals, sum_of
+from .views import counted
 
 
 def impatient(kind: type[Any]) -> type[Any]:
@@ -54,14 +55,14 @@ class SmallCohortScene(Scene):
         controls, stopped = list[ControlRun](), list[str]()
         refused_plans, told = 0, None
         if column != "plain":
-            refused_plans = self._plans(column)
-            stopped.append("plan.honest-survivors")
+            refused_plans, met = self._plans(column)
+            stopped += met
         lab.step(2, 3)
         if column != "plain":
             rules, full = self._short_list(lab, column, weak=False)
             stopped += sorted(rules)
             _, weak = self._short_list(lab, column, weak=True)
-            if full is not None:
+            if full is not None or not rules:
                 raise LabError("sites answered for fewer sites than the plan has")
             if column == "sparse":
                 _, told = self._short_list(lab, column, weak=False, lie=True)
@@ -71,7 +72,7 @@ class SmallCohortScene(Scene):
                     overrides=(rule,),
                     trials=1,
                     successes=int(weak is not None),
-                    note=f"a sum with {weak} honest site(s) was opened, fewer than its plan allows",
+                    note=f"honest sites in the opened sum: {weak}, fewer than its plan allows",
                 )
             )
         others = made.clients - 1
@@ -95,10 +96,10 @@ class SmallCohortScene(Scene):
             verdict=Verdict.LEAKS if exact or noisy else Verdict.PREVENTED,
             tried=(
                 f"{others} of {made.clients} sites told the server their vectors, which it took "
-                f"out of the sum; then only {made.colluding} did, as the plan counts on, in a "
-                f"round with {drops} dropout(s). "
+                f"out of the sum; then {made.colluding or 'none'} did, as the plan counts on, in a "
+                f"round with {counted(drops, 'dropout')}."
                 + (
-                    "Plans that leave fewer than min_honest honest sites were built, and the "
+                    " Plans that leave fewer than min_honest honest sites were built, and the "
                     "server announced a list of sites that is too short."
                     if column != "plain"
                     else ""
@@ -107,7 +108,9 @@ class SmallCohortScene(Scene):
             seen=self._seen(column, made, exact, rounds, honest, refused_plans, told),
             trials=rounds,
             successes=exact,
-            stopped_by=tuple(dict.fromkeys(stopped)),
+            also_refused=tuple(dict.fromkeys(stopped)),
+            # With the colluding sites of the plan, its noise is what epsilon counts on.
+            beyond=noisy,
             measures=measures,
             controls=controls,
             figures=[figure],
@@ -124,13 +127,18 @@ class SmallCohortScene(Scene):
         plans: int,
         told: int | None,
     ) -> str:
-        first = f"The last honest site's vector came out exactly in {exact} of {rounds} round(s). "
+        first = (
+            f"The last honest site's vector came out exactly in {exact} of "
+            f"{counted(rounds, 'round')}. "
+        )
         if column == "noise":
-            counted = made.min_survivors - made.colluding
+            noisy = made.min_survivors - made.colluding
             first = (
-                "The last honest site's vector came out behind its own noise alone, which has "
-                f"1/{counted} of the variance that the plan's epsilon counts on: epsilon holds for "
-                "the colluders of the plan, not for more. "
+                f"The last honest site's vector came out exactly in {exact} of "
+                f"{counted(rounds, 'round')}, since its own noise is in it. It counts as a leak "
+                "because nothing else is: this noise has "
+                f"1/{noisy} of the variance that the plan's epsilon counts on, as measured below. "
+                "Epsilon holds for the colluders of the plan, not for more. "
             )
         lied = (
             f" In a sparse graph its length is the server's word: one that lies about it got the "
@@ -145,11 +153,11 @@ class SmallCohortScene(Scene):
             )
         return (
             first + "Secure aggregation does not stop this: it is what the sum itself says. With "
-            f"the {made.colluding} colluder(s) that the plan counts on, what was left was the sum "
-            f"of {honest} honest sites, and whoever reads the plan has to decide whether that sum "
-            f"may be known. All {plans} plans of a grid that leave one honest site or none were "
-            f"refused, and so was a list of sites that is too short.{lied} What helps is a larger "
-            "min_honest, or noise."
+            f"{counted(made.colluding, 'colluding site')}, as the plan counts on, what was "
+            f"left was the sum of {honest} honest sites, and whoever reads the plan has to decide "
+            f"whether that sum may be known. All {plans} plans of a grid that leave one honest "
+            f"site or none were refused, and so was a list of sites that is too short.{lied} What "
+            "helps is a larger min_honest, or noise."
         )
 
     def _alone(self, lab: Lab, column: str, made: Plan, rounds: int) -> tuple[int, float]:
@@ -229,9 +237,9 @@ class SmallCohortScene(Scene):
             ],
         )
 
-    def _plans(self, column: str) -> int:
+    def _plans(self, column: str) -> tuple[int, list[str]]:
         """Plans with too few honest survivors: all of a grid must be refused, by this rule."""
-        refused = 0
+        refused, rules = 0, set[str]()
         n = 12 if column == "sparse" else 5
         for colluding in range(1, n):
             for drops in range(n - colluding + 1):
@@ -247,10 +255,11 @@ class SmallCohortScene(Scene):
                     if (error.rule == "honest-survivors") != (left < 2):
                         raise LabError("a plan was refused for the wrong reason") from error
                     refused += left < 2
+                    rules |= {f"plan.{error.rule}"} if left < 2 else set()
                     continue
                 if left < 2:
                     raise LabError("a plan with one honest survivor was built")
-        return refused
+        return refused, sorted(rules)
 
     def _short_list(
         self, lab: Lab, column: str, *, weak: bool, lie: bool = False

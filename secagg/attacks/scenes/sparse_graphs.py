@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar, Final
 
+import msgspec
 import numpy as np
 
 import secagg
@@ -25,6 +26,7 @@ from ..process import LabError
 from ..scene import Lab, Scene
 from ..statistics import LEVEL, binomial_tail, consistent, rate
 from .cohort_rounds import COLLUDER, frames, play, public, shares_of
+from .views import counted
 
 #: Sites of the drawn graphs, colluding ones and dropouts; what the facts page gives figures for.
 SITES: Final = 100
@@ -84,16 +86,19 @@ def graphs(plan: Plan, lab: Lab, count: int, *label: object) -> Array:
     return np.array(rows, dtype=np.int16)
 
 
-def refused(lab: Lab) -> tuple[str, ...]:
-    """Rules that refuse plans with a graph that is too sparse, or that an adversary draws."""
-    seen = []
-    for threat in ("semi-honest", "malicious-server"):
-        try:
-            k, t = WEAK
-            sparse(SITES, k, t, colluding=COLLUDING, max_dropouts=DROPOUTS, threat=threat)
-        except PlanError as error:
-            seen.append(f"plan.{error.rule}")
-    return tuple(dict.fromkeys(seen))
+def refused(neighbours: int, threshold: int, **changes: Any) -> tuple[str, ...]:
+    """The rule that refuses a plan with such a graph; empty where there is none."""
+    fields = {"colluding": COLLUDING, "max_dropouts": DROPOUTS} | changes
+    try:
+        sparse(SITES, neighbours, threshold, **fields)
+    except PlanError as error:
+        return (f"plan.{error.rule}",)
+    return ()
+
+
+def whole(rounds: int) -> str:
+    """How many rounds, for people."""
+    return counted(rounds, "whole round")
 
 
 class ChoosingServer(Server):
@@ -150,14 +155,14 @@ class NeighbourCaptureScene(Scene):
         "plain": "The server sees every vector: there is nothing to capture.",
         "semi-honest": _COMPLETE,
         "malicious-server": _COMPLETE,
-        "sparse": Verdict.PREVENTED,
+        "sparse": Verdict.LEAKS,
         "paillier-one": _NO_GRAPH,
         "paillier-threshold": _NO_GRAPH,
         "noise": _COMPLETE,
     }
 
     def investigate(self, lab: Lab, column: str) -> Finding:
-        """Draw graphs with good and with bad parameters, and play rounds over bad ones."""
+        """Draw graphs with good and with bad parameters; let a server choose a good one's sites."""
         made = recommended()
         k, t = made.protocol.neighbours, made.protocol.share_threshold  # type: ignore[union-attr]
         draws = lab.trials(120, 3000)
@@ -183,12 +188,15 @@ class NeighbourCaptureScene(Scene):
         surrounded = made if lab.full else recommended(70, 23, 1)
         victim = {"victim": surrounded.clients - 1, "colluding": surrounded.colluding}
         choosing = type("Choosing", (ChoosingServer,), victim)
-        chosen_rounds, chosen_hit, _ = _captures(lab, surrounded, 1, server=choosing)
+        chosen_rounds, chosen_hit, _ = _captures(lab, surrounded, lab.trials(1, 3), server=choosing)
         bound = made.graph_security()
-        stopped = refused(lab)
-        verdict = Verdict.LEAKS if broken or not stopped else Verdict.PREVENTED
+        chance = 2.0**-bound.capture_bits
+        if binomial_tail(broken, draws, chance) < LEVEL:
+            raise LabError(f"{broken} of {draws} recommended graphs captured, above the bound")
+        waits = refused(weak_k, weak_t)
+        chooses = refused(k, t, threat="malicious-server")
         return Finding(
-            verdict=verdict,
+            verdict=Verdict.LEAKS if chosen_hit or broken or not waits else Verdict.PREVENTED,
             tried=(
                 f"{draws} graphs of {SITES} sites, {COLLUDING} of them colluding, were drawn as "
                 f"the server of a round draws them, with the {k} neighbours and the share "
@@ -196,22 +204,43 @@ class NeighbourCaptureScene(Scene):
                 f"honest site of whose neighbours {t} or more collude. The same was done with "
                 f"{weak_k} neighbours and threshold {weak_t}, which no plan accepts, and rounds "
                 f"with {tried.clients} real sites were played over such a graph (threshold "
-                f"{weak_t - 1})."
+                f"{weak_t - 1}). Beside that, a server that does not follow the protocol put "
+                f"colluding sites around its victim in {whole(chosen_rounds)} with "
+                f"{surrounded.clients} honest and colluding sites under the recommended plan."
             ),
             seen=(
-                f"{broken} of {draws} recommended graphs had a captured site; the bound over all "
+                "For a semi-honest server, the threat that a sparse plan names, "
+                f"{broken} of {draws:,} recommended graphs had a captured site; the bound over all "
                 f"sites is 2^-{bound.capture_bits:.1f} a round, and 2^-{bound.security_bits:.1f} "
                 "with the split of the graph. In the graph that is too sparse, a given site is "
                 f"captured in {captured / draws:.4f} of the draws (law {law:.4f}) and some site "
-                f"in {anybody / draws:.2f}; in {rounds} whole round(s), {opened} vector(s) "
-                "were read exactly. A server that chooses the neighbours captures whom it likes "
-                "even with recommended parameters: the threat semi-honest trusts its dice, and "
-                "malicious-server plans refuse sparse graphs."
+                f"in {anybody / draws:.2f}; in {whole(rounds)} "
+                f"over such a graph {counted(opened, 'vector')} came out exactly. A server that "
+                "chooses the neighbours itself captured its victim in "
+                f"{chosen_hit} of {whole(chosen_rounds)} with recommended parameters. It is "
+                "counted here as a leak, and it is stronger than the semi-honest threat of these "
+                "plans, which trusts the server's dice"
+                + ("; plans against a malicious server refuse sparse graphs." if chooses else ".")
             ),
-            trials=draws,
-            successes=broken,
-            stopped_by=stopped,
+            trials=chosen_rounds,
+            successes=chosen_hit,
+            also_refused=tuple(dict.fromkeys((*waits, *chooses))),
+            beyond=not broken,
             measures=[
+                msgspec.structs.replace(
+                    rate(
+                        "some site captured, recommended graph, semi-honest server",
+                        broken,
+                        draws,
+                        law="n Pr[Hyp(n, c, k) >= t]",
+                    ),
+                    bound=chance,
+                ),
+                rate(
+                    "victim captured, recommended graph, server that chooses it",
+                    chosen_hit,
+                    chosen_rounds,
+                ),
                 rate(
                     "a given site captured, graph too sparse",
                     captured,
@@ -237,12 +266,6 @@ class NeighbourCaptureScene(Scene):
                     trials=rounds,
                     successes=hit,
                     note=f"{weak_k} neighbours, threshold {weak_t - 1}, 24 sites, 8 colluding",
-                ),
-                ControlRun(
-                    overrides=("feature: random graph",),
-                    trials=chosen_rounds,
-                    successes=chosen_hit,
-                    note="the server puts colluding sites around its victim",
                 ),
             ],
             figures=[self._figure(weak, strong, weak_k, k)],
@@ -325,8 +348,10 @@ class GraphPartitionScene(Scene):
                 raise LabError(f"more graphs of {degree} neighbours fall apart than the bound says")
         lab.step(2, 3)
         rounds, hit, sums, smallest = self._rounds(lab, lab.trials(8, 30))
-        stopped = refused(lab)
+        stopped = refused(2, 2)
         security = made.graph_security()
+        if binomial_tail(broken, draws, 2.0**-security.connectivity_bits) < LEVEL:
+            raise LabError(f"{broken} of {draws} recommended graphs fell apart, above the bound")
         return Finding(
             verdict=Verdict.LEAKS if broken or not stopped else Verdict.PREVENTED,
             tried=(
@@ -340,22 +365,27 @@ class GraphPartitionScene(Scene):
                 f"{broken} of {draws} recommended graphs fell apart; the bound is "
                 f"2^-{security.connectivity_bits:.1f} a round. With 2 neighbours "
                 f"{counts[2]} of {few} do, with 10 {counts[10]} (bound "
-                f"{min(bounds[10], 1.0):.3f}). In {rounds} whole round(s) on the weak ring the "
+                f"{min(bounds[10], 1.0):.3f}). In {whole(rounds)} on the weak ring the "
                 f"server read the sums of separate parts in {hit}, {sums} sums in all, each equal "
-                f"to the true sum of its sites, the smallest part having {smallest} site(s)."
+                "to the true sum of its sites, the smallest part having "
+                f"{counted(smallest, 'site')}."
             ),
             trials=draws,
             successes=broken,
             stopped_by=stopped,
             measures=[
-                rate(
-                    f"graph falls apart, {degree} neighbours",
-                    counts[degree],
-                    few,
-                    predicted=min(bounds[degree], 1.0),
-                    law="at most n (n - k - 1) / 2 times Pr[k random sites are all bad]",
+                # A bound of 1, as for 8 neighbours or fewer, says nothing.
+                msgspec.structs.replace(
+                    rate(
+                        f"graph falls apart, {degree} neighbours",
+                        counts[degree],
+                        few,
+                        law="at most n (n - k - 1) / 2 times Pr[k random sites are all bad]",
+                    ),
+                    bound=bounds[degree],
                 )
-                for degree in (8, 10)
+                for degree in counts
+                if bounds[degree] < 1
             ]
             + [
                 Measure(

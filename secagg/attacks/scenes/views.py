@@ -23,8 +23,8 @@ from ..scene import Lab
 BATCH: Final = 200
 #: Why rows about lists do not apply to a Paillier sum.
 NO_LISTS: Final = (
-    "holders open one set of ciphertexts and reveal nothing about single sites; two sets of "
-    "holders that are told two sets of sites are row 29"
+    "Holders open one set of ciphertexts and reveal nothing about single sites; two sets of "
+    "holders that are told two sets of sites are row 29."
 )
 #: What to say of an active server under a plan that does not cover one.
 OUTSIDE: Final = (
@@ -48,6 +48,28 @@ def small_plans(lab: Lab) -> Iterator[tuple[int, int, int]]:
 def which(lab: Lab) -> str:
     """The sites of :func:`small_plans`, for people."""
     return "3 to 5 sites" if lab.full else "3 sites, and of 4 sites one of which colludes"
+
+
+def ranges(lab: Lab) -> dict[str, int | float | str]:
+    """The sites, colluding sites and dropouts of :func:`small_plans`, as they were run."""
+    names = ("n", "c", "dropouts")
+    found = dict(zip(names, zip(*small_plans(lab), strict=True), strict=True))
+    return {name: f"{min(x)}..{max(x)}" for name, x in found.items()}
+
+
+def combined(lab: Lab) -> str:
+    """Which lists of earlier steps :func:`every_view` splits, and what it does not combine."""
+    both = "up to four sites" if lab.full else "3 sites"
+    return (
+        "The lists of who advertised and of who shared are split as well, each with every common "
+        f"list of survivors; for {both} split lists of who shared meet split lists of survivors. "
+        "Not combined are split lists of who advertised with other split lists"
+        + (
+            ", and two split lists for five sites."
+            if lab.full
+            else ", and two split lists for 4 sites."
+        )
+    )
 
 
 def plan_for(column: str, n: int, c: int, drops: int, t: int = 0, **changes: Any) -> secagg.Plan:
@@ -128,8 +150,13 @@ def residual(made: Table, claims: Iterable[Claims], sites: int) -> Measure:
         low=math.sqrt(max(low, 0.0)),
         high=math.sqrt(high),
         predicted=math.sqrt(predicted),
-        law=f"the own noise of {sites} site(s), and nobody else's",
+        law=f"the own noise of {counted(sites, 'site')}, and nobody else's",
     )
+
+
+def counted(number: int, thing: str) -> str:
+    """How many of a thing, for people: "1 site", "2 sites"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def in_plain(lab: Lab) -> Finding:
@@ -166,14 +193,22 @@ def ways(told: Mapping[int, Iterable[int]], policy: str = "enough") -> list[Beha
     return lies
 
 
+def assignments(n: int, c: int, least: int) -> list[tuple[frozenset[int], ...]]:
+    """Every assignment of lists to honest sites: those that hold the site, and common ones."""
+    known = lists(n, least)
+    own = itertools.product(*([s for s in known if h in s] for h in range(c, n)))
+    return list(dict.fromkeys((*own, *((s,) * (n - c) for s in known))))
+
+
 def every_view(lab: Lab, column: str) -> Iterator[tuple[Table, list[list[int]]]]:
     """Every assignment of survivor lists, by plan of up to five sites, with what it opened.
 
     Yields the table and, per view, the sizes of the sets whose sum was claimed and right. Under
     signatures each is played three times: with consents where there are enough, with as few as
     there are, and filled up with consents on other lists. The lists of who advertised (U1) and
-    of who shared (U2) are split in every way as well, each with every list of survivors: for up
-    to four sites, and for five with at most one dropout (three sites in a quick run).
+    of who shared (U2) are split in every way as well, each with every common list of survivors:
+    for up to four sites, and for five with at most one dropout (three sites in a quick run). For
+    up to four sites (three in a quick run) split U2 lists also meet every split of U3.
     """
     signed = column == "malicious-server"
     for n, c, drops in small_plans(lab):
@@ -187,14 +222,19 @@ def every_view(lab: Lab, column: str) -> Iterator[tuple[Table, list[list[int]]]]
             yield made, [sizes(found, made.truth) for found in made.claims(lab)]
         if n > (4 if lab.full else 3) and not (lab.full and drops < 2):
             continue
-        for step in (Step.ADVERTISE, Step.SHARE):
+        common = [(u3,) * len(honest) for u3 in known]
+        for step, ends in (
+            (Step.ADVERTISE, common),
+            (Step.SHARE, assignments(n, c, n - drops) if n <= 4 else common),
+        ):
             made = table(lab, plan, range(c), n, c, drops, step.label, branch=step)
-            pairs = itertools.product(splits(n, c, n - drops), known)
+            # One split of each class under renaming, and with it every end: no pair is left out.
+            pairs = itertools.product(splits(n, c, n - drops), ends)
             for chunk in chunks(pairs):
                 for each, u3 in chunk:
                     lies = [
                         Equivocate(step, dict(zip(honest, each, strict=True))),
-                        Equivocate(Step.INPUT, dict.fromkeys(honest, u3)),
+                        Equivocate(Step.INPUT, dict(zip(honest, u3, strict=True))),
                     ]
                     made.view(lambda _, lies=lies: lies)  # type: ignore[misc]
                 yield made, [sizes(found, made.truth) for found in made.claims(lab)]
@@ -206,11 +246,15 @@ __all__ = [
     "NO_LISTS",
     "OUTSIDE",
     "POLICIES",
+    "assignments",
     "chunks",
+    "combined",
+    "counted",
     "every_view",
     "in_plain",
     "named",
     "plan_for",
+    "ranges",
     "recommended_sparse",
     "residual",
     "sizes",

@@ -23,10 +23,13 @@ from .views import (
     CONSENTS,
     NO_LISTS,
     OUTSIDE,
+    combined,
+    counted,
     every_view,
     in_plain,
     named,
     plan_for,
+    ranges,
     recommended_sparse,
     residual,
     sizes,
@@ -72,6 +75,8 @@ class VoteSplittingScene(Scene):
             made = table(lab, plan, (), "thirty")
             law = smallest_isolated(n, c, t, t)
             smallest = self._isolated(lab, made, law)
+        if smallest != law:
+            raise LabError(f"{smallest} sites were isolated, the law says {law}")
         promised = plan.min_survivors - c
         leaks = smallest < promised
         measures = [
@@ -103,11 +108,12 @@ class VoteSplittingScene(Scene):
                 f"believe that they dropped out; t = {t}, {c} sites collude."
             ),
             seen=(
-                f"It removed all but {smallest} honest sites from the sum, where the plan promises "
-                f"{promised}.{extra}" + OUTSIDE
+                f"It removed all but {counted(smallest, 'honest site')} from the sum, where "
+                f"the plan promises {promised}.{extra}" + OUTSIDE
             ),
             trials=1,
             successes=int(leaks),
+            beyond=leaks,
             measures=measures,
             figures=figures,
             controls=[],
@@ -215,13 +221,16 @@ class VoteSplittingScene(Scene):
             spare += [size - promised for opened in views for size in opened]
             refused |= made.refused
             lab.step(trials, trials + 1)
+        controls = self._controls(lab)
+        decide = {rule for one in controls if one.successes for rule in one.overrides}
+        met = set(named(refused))
         return Finding(
             verdict=L if right else P,
             tried=(
                 "The server tells each honest site a survivor list of its own, in every way that "
                 f"there is for the plans of {which(lab)}, and passes on "
                 "consents honestly, too few of them, or filled up with consents on other lists. "
-                "The lists of earlier steps are split as well, for the smaller of these plans."
+                + combined(lab)
             ),
             seen=(
                 f"In {right} of {trials} attempts a sum over fewer honest sites than promised was "
@@ -229,8 +238,9 @@ class VoteSplittingScene(Scene):
             ),
             trials=trials,
             successes=right,
-            exhaustive=True,
-            stopped_by=named(refused),
+            exhaustive=lab.full,
+            stopped_by=tuple(sorted(met & decide)),
+            also_refused=tuple(sorted(met - decide)),
             measures=[
                 Measure(
                     name="fewest honest sites in an opened sum, beyond those promised",
@@ -240,8 +250,8 @@ class VoteSplittingScene(Scene):
                     unit="sites",
                 )
             ],
-            controls=self._controls(lab),
-            parameters={"n": f"3..{5 if lab.full else 4}", "c": "0..2"},
+            controls=controls,
+            parameters=ranges(lab),
         )
 
     def _controls(self, lab: Lab) -> list[ControlRun]:
