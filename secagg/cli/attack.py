@@ -187,13 +187,14 @@ def report(
     pages: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write threat-model.md and claims.md into this folder as well."
+            metavar="DIR",
+            help="Write threat-model.md, claims.md and their figures into this folder as well.",
         ),
     ] = None,
 ) -> None:
     """Make the HTML report of a saved run, without running anything."""
     from secagg.attacks.matrix import load
-    from secagg.attacks.report import claims, threat_model
+    from secagg.attacks.report import FIGURES, claims, threat_model
 
     found = load(results)
     _require_file(out)
@@ -205,6 +206,7 @@ def report(
         for name, text in (("threat-model.md", threat_model), ("claims.md", claims)):
             (pages / name).write_text(text(found, source=source), encoding="utf-8")
             made.append(pages / name)
+        _write_figures(found, pages / FIGURES)
     write_report(found, out)
     stdout().print(Text("Written: " + ", ".join(str(path) for path in made)))
     _finish(found)
@@ -220,6 +222,15 @@ def write_report(found: Matrix, path: Path) -> None:
     trial = path.with_name(f".{path.name}.tmp")
     trial.write_text(page(found), encoding="utf-8")
     trial.replace(path)
+
+
+def _write_figures(found: Matrix, folder: Path) -> None:
+    """A figure of each attack that has one, as an image of its own."""
+    from secagg.attacks.report import figure_name, figures, svg
+
+    folder.mkdir(exist_ok=True)
+    for attack, drawn in figures(found).items():
+        (folder / figure_name(attack)).write_bytes(svg(drawn))
 
 
 def _require_file(path: Path) -> None:

@@ -15,7 +15,7 @@ from secagg.attacks import matrix as m
 from secagg.attacks.catalogue import ATTACKS, load_scene
 from secagg.attacks.columns import COLUMNS
 from secagg.attacks.finding import Verdict
-from secagg.attacks.report import claims, threat_model
+from secagg.attacks.report import FIGURES, claims, figure_name, figures, threat_model
 from support.browser import Browser
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +134,12 @@ def test_the_pages_are_made_of_it(committed: m.Matrix, name: str, text: object) 
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made, "run `make threat`"
 
 
+def test_the_figures_are_there(committed: m.Matrix) -> None:
+    names = {figure_name(attack) for attack in figures(committed)}
+    found = {path.name for path in (ROOT / "docs" / FIGURES).glob("threat-*.svg")}
+    assert found == names and "threat-sratta.svg" in names
+
+
 @pytest.mark.slow
 def test_the_quick_matrix_and_its_report(tmp_path: Path) -> None:
     """As people run it and look at it. One test, so that the matrix is run once."""
@@ -172,7 +178,8 @@ def look_at(path: Path, found: m.Matrix) -> None:
         for cell in found.cells:
             place = f"{cell.attack}.{cell.column}"
             link = f"{table}.querySelector('a[href=\"#{place}\"]')"
-            assert browser.run(f"{link}.textContent") == cell.said
+            beyond = cell.finding is not None and cell.finding.beyond
+            assert browser.run(f"{link}.textContent") == cell.said + (" †" if beyond else "")
             assert not browser.run(f"document.getElementById('{place}').open")
             browser.run(f"{link}.click()")
             browser.wait(f"document.getElementById('{place}').open")
@@ -196,5 +203,5 @@ def look_at(path: Path, found: m.Matrix) -> None:
             assert browser.run("document.documentElement.scrollWidth") <= width
         browser.open(path)
         assert browser.pdf().startswith(b"%PDF")
-        assert browser.run("document.querySelectorAll('details:not([open])').length") == 0
+        assert browser.run("document.querySelectorAll('details:not([open]):not(.is-na)').length") == 0
         assert browser.errors == []

@@ -65,7 +65,13 @@ def _drawn(data: bytes) -> bytes:
     drawn = msgspec.json.decode(data, type=Figure)
     # Equal figures give equal bytes: no date, and names that follow from the content.
     with matplotlib.rc_context({"svg.hashsalt": "secagg", "font.size": 9, "svg.fonttype": "none"}):
-        if drawn.pictures:
+        if drawn.pictures and drawn.series:
+            canvas = Canvas(figsize=(6.4, 5.2), layout="constrained")
+            parts: Any = canvas.subfigures(2, 1, height_ratios=[3, 2])
+            above, below = parts
+            _curves(above.subplots(), drawn)
+            _pictures(below, drawn)
+        elif drawn.pictures:
             canvas = Canvas(figsize=(6.4, 2.2), layout="constrained")
             _pictures(canvas, drawn)
         else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secagg.attacks.finding import Finding, Measure
+from secagg.attacks.finding import Figure, Finding, Measure
 from secagg.attacks.lab import Cell
 from secagg.attacks.matrix import Matrix, Row
 
 from .matrix import attacked, is_beyond, titles, what_was_tested
 from .words import BEYOND, MEANING, NOISE, SEES, STRONGER, STUDY
 
+#: Folder of the figures, beside the pages.
+FIGURES = "figures"
 #: Verdicts in a narrow table.
 MARKS = {
     "prevented": "prevented",
@@ -85,6 +87,22 @@ def claims(matrix: Matrix, *, source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figures(matrix: Matrix) -> dict[str, Figure]:
+    """By attack, the first figure of a cell: that of noise, which has both, else of the first."""
+    found: dict[str, Figure] = {}
+    for cell in matrix.cells:
+        if cell.finding is not None and cell.finding.figures:
+            if cell.column == "noise":
+                found[cell.attack] = cell.finding.figures[0]
+            found.setdefault(cell.attack, cell.finding.figures[0])
+    return found
+
+
+def figure_name(attack: str) -> str:
+    """The file of an attack's figure, in the folder of figures beside the pages."""
+    return f"threat-{attack}.svg"
+
+
 def _made(matrix: Matrix, source: str) -> str:
     state = f"{len(matrix.failures)} NOT as expected."
     if matrix.holds:
@@ -130,6 +148,9 @@ def _attack(matrix: Matrix, row: Row) -> list[str]:
         f"- What to do: {row.remedy}",
         "",
     ]
+    drawn = figures(matrix).get(row.id)
+    if drawn is not None:
+        lines += [f"![{drawn.title}]({FIGURES}/{figure_name(row.id)})", ""]
     for column, title in matrix.columns.items():
         cell = matrix.cell(row.id, column)
         if cell is not None:
@@ -188,4 +209,4 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-__all__ = ["anchor", "claims", "threat_model"]
+__all__ = ["FIGURES", "anchor", "claims", "figure_name", "figures", "threat_model"]
