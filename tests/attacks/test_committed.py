@@ -203,5 +203,7 @@ def look_at(path: Path, found: m.Matrix) -> None:
             assert browser.run("document.documentElement.scrollWidth") <= width
         browser.open(path)
         assert browser.pdf().startswith(b"%PDF")
-        assert browser.run("document.querySelectorAll('details:not([open]):not(.is-na)').length") == 0
+        assert (
+            browser.run("document.querySelectorAll('details:not([open]):not(.is-na)').length") == 0
+        )
         assert browser.errors == []
