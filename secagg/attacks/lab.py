@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from .catalogue import load_scene
 from .columns import COLUMNS
@@ -63,10 +64,16 @@ def here(
     """Run a cell. ``separate=False`` runs the attack in this process, for tests and debuggers."""
     scene = load_scene(name)
     expected = scene.expected[column]
-    common = {"attack": name, "column": column, "effort": effort, "seed": seed}
+    cell = Cell(
+        attack=name,
+        column=column,
+        effort=effort,
+        seed=seed,
+        expected=expected if isinstance(expected, Verdict) else Verdict.NOT_APPLICABLE,
+        verdict="failed",
+    )
     if not isinstance(expected, Verdict):
-        na = Verdict.NOT_APPLICABLE
-        return Cell(**common, expected=na, verdict=na, reason=expected)  # type: ignore[arg-type]
+        return replace(cell, verdict=Verdict.NOT_APPLICABLE, reason=expected)
     began = time.perf_counter()
     with (Bench if separate else Inside)(scene.attack) as runner:
         lab = Lab(
@@ -81,20 +88,13 @@ def here(
         try:
             finding = scene.investigate(lab, column)
         except LabError as error:
-            problems = [f"failed: {error}"]
-            return Cell(
-                **common,  # type: ignore[arg-type]
-                expected=expected,
-                verdict="failed",
-                problems=problems,
-                seconds=time.perf_counter() - began,
-            )
+            seconds = time.perf_counter() - began
+            return replace(cell, problems=[f"failed: {error}"], seconds=seconds)
     problems = finding.problems(expected)
     if not lab.given:
         problems.append("the attack was given nothing")
-    return Cell(
-        **common,  # type: ignore[arg-type]
-        expected=expected,
+    return replace(
+        cell,
         verdict=finding.verdict,
         finding=finding,
         problems=problems,

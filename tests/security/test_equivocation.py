@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 import secagg
+from secagg.attacks.adversaries.votes import lists, splits
 from secagg.attacks.arena.world import make_plan, sparse_plan
 from secagg_protocols.masked_sum import Client, messages
 from support.puppet import Puppet
@@ -36,42 +36,6 @@ PLANS = [
 ]
 
 
-def lists(n: int, drops: int) -> list[frozenset[int]]:
-    """Site lists that are large enough for the plan."""
-    return [
-        frozenset(part)
-        for size in range(n - drops, n + 1)
-        for part in itertools.combinations(range(n), size)
-    ]
-
-
-def splits(n: int, colluding: int, drops: int) -> Iterator[tuple[frozenset[int], ...]]:
-    """Every assignment of lists to honest sites, one of each class under relabelling.
-
-    A site that is not in its own list was late and answers nothing, so only lists that hold
-    the site matter. Honest sites are interchangeable, and so are colluding ones: of the
-    assignments that a permutation of names maps to each other, the smallest is kept.
-    """
-    honest = range(colluding, n)
-    options = [[s for s in lists(n, drops) if h in s] for h in honest]
-    masks = [np.array([sum(1 << x for x in s) for s in row]) for row in options]
-    grid = np.stack([axis.ravel() for axis in np.meshgrid(*masks, indexing="ij")])
-    smallest = np.full(grid.shape[1], np.iinfo(np.int64).max)
-    for first in itertools.permutations(range(colluding)):
-        for second in itertools.permutations(honest):
-            move = (*first, *second)
-            renamed = np.array(
-                [sum(1 << move[x] for x in range(n) if m >> x & 1) for m in range(1 << n)]
-            )
-            code = np.zeros(grid.shape[1], dtype=np.int64)
-            for row, h in enumerate(honest):
-                code += renamed[grid[row]] << (n * (move[h] - colluding))
-            smallest = np.minimum(smallest, code)
-    for place in np.unique(smallest, return_index=True)[1]:
-        chosen = np.unravel_index(place, [len(row) for row in options])
-        yield tuple(row[i] for row, i in zip(options, chosen, strict=True))
-
-
 def everybody(n: int) -> frozenset[int]:
     return frozenset(range(n))
 
@@ -92,7 +56,7 @@ def test_split_survivors_reveal_one_set_at_most(n: int, colluding: int, drops: i
     ready.share(lambda i: everybody(n))
     dumps = {h: ready.parties[h].dump() for h in ready.honest}
     count = revealed = 0
-    for told in splits(n, colluding, drops):
+    for told in splits(n, colluding, n - drops):
         puppet = Puppet(plan, range(colluding))
         puppet.adverts, puppet.inputs = ready.adverts, ready.inputs
         for c in puppet.colluding:
@@ -134,8 +98,8 @@ def run_split(
     def same(i: int) -> frozenset[int]:
         return everybody(n)
 
-    for told in splits(n, colluding, drops):
-        for u3 in lists(n, drops):
+    for told in splits(n, colluding, n - drops):
+        for u3 in lists(n, n - drops):
             puppet = Puppet(plan, range(colluding))
             named = dict(zip(puppet.honest, told, strict=True))
 
@@ -173,7 +137,7 @@ def test_split_sharers_among_five(n: int, colluding: int, drops: int) -> None:
     what a split reveals is put together from them, for every split there is."""
     plan = consent_plan(n, colluding, drops)
     need = plan.protocol.share_threshold
-    known = lists(n, drops)
+    known = lists(n, n - drops)
     ready = Puppet(plan, range(colluding))
     ready.advertise(lambda i: everybody(n))
     dumps = {h: ready.parties[h].dump() for h in ready.honest}
@@ -227,11 +191,11 @@ def test_split_adverts_among_five(n: int, colluding: int, drops: int) -> None:
     split, those who go on were told the same."""
     plan = consent_plan(n, colluding, drops)
     rest = everybody(n)
-    for u1 in lists(n, drops):
+    for u1 in lists(n, n - drops):
         puppet = Puppet(plan, range(colluding))
         puppet.advertise(lambda i, u1=u1: u1 if i in u1 else rest)
         for i in puppet.honest:
-            for u2 in lists(n, drops):
+            for u2 in lists(n, n - drops):
                 if i not in u1 or i not in u2:
                     continue
                 dump = puppet.parties[i].dump()
