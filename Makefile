@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 WORKERS ?= 2
+# One more under the frameworks, whose longest tests wait for other processes most of the time.
+# They fetch tests one by one, in the order of tests/integrations/conftest.py.
+FRAMEWORK_WORKERS ?= 3
 
-.PHONY: help setup demo bench check test threat format lint types fast vectors clean
+.PHONY: help setup demo bench check test frameworks threat format lint types fast vectors clean
 
 help:
 	@echo "make demo    18 hospitals compute a survival analysis and train a model, securely"
-	@echo "make test    everything: make check, then the slow tests"
+	@echo "make test    everything: make check, the slow tests, and those under the frameworks"
 	@echo "make check   format, lint, types, layers, fast tests, documentation examples"
+	@echo "make frameworks  the tests under Flower, Substra, NVIDIA FLARE and declearn"
 	@echo "make bench   all measurements, beside public peers and the hardware's limits (about 25 minutes)"
 	@echo "make threat  every attack on every protocol, and the pages made of it (about half an hour)"
 	@echo "make vectors write protocols/vectors/ and protocols/specs/rules.md anew"
@@ -47,6 +51,21 @@ threat: $(VENV)/stamp
 	@cp attack-output/matrix.json benchmarks/results/threat-matrix.json
 	@$(RUN)/secagg attack report benchmarks/results/threat-matrix.json --out attack-output/report.html --pages docs
 
+# The frameworks bring servers, schedulers and pinned versions of half the world; the core is
+# tested without them, and they with it, in an environment of their own within .venv.
+$(VENV)/frameworks/stamp: pyproject.toml | $(VENV)/stamp
+	@echo "==> setting up $(VENV)/frameworks with Flower, Substra, NVIDIA FLARE and declearn (some minutes)"
+	@test -x $(VENV)/frameworks/bin/python || $(RUN)/python -m venv $(VENV)/frameworks
+	@$(VENV)/frameworks/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[frameworks]'
+	@touch $@
+
+frameworks: $(VENV)/frameworks/stamp
+	@echo "==> tests under the frameworks"
+	@SECAGG_FRAMEWORKS=required $(VENV)/frameworks/bin/python -m pytest -q \
+	  -n $(FRAMEWORK_WORKERS) --maxschedchunk 1 \
+	  tests/integrations/flower tests/integrations/substra tests/integrations/flare \
+	  tests/integrations/declearn tests/bench/test_frameworks.py
+
 format: $(VENV)/stamp
 	@echo "==> format (ruff format --check)"
 	@$(RUN)/ruff format --check --quiet .
@@ -68,6 +87,7 @@ check: format lint types fast
 test: check
 	@echo "==> slow tests"
 	@$(RUN)/python -m pytest -q -n $(WORKERS) -m slow
+	@$(MAKE) --no-print-directory frameworks
 
 vectors: $(VENV)/stamp
 	@$(RUN)/python tests/support/make_vectors.py

@@ -339,6 +339,12 @@ class Policy:
             # That a Paillier key is named is a part of this demand.
             given["paillier_key"] = self.limits.paillier_key
         Floors(**given).check(plan, round_number)
+        most = self.limits.most_inputs_per_model
+        if name == "most_inputs_per_model" and most is not None:
+            # No plan is refused for it: the site's own journal counts.
+            planned = plan.max_inputs_per_model
+            if planned is None or planned > most:
+                return f"the plan allows {planned or 'any number'}, this site sends {most}"
         return "the plan meets it"
 
     def _check_claim(self, plan: Plan, name: str) -> None:

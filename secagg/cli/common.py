@@ -156,8 +156,11 @@ class Guarded(TyperGroup):
             # The reader of our output has gone (`secagg demo | head`); nothing to report.
             raise
         except OSError as error:
-            # A file that is absent, is a folder, or may not be read.
-            fail(f"error: {error.filename or 'file'}: {error.strerror or error}", ExitCode.USAGE)
+            # A file that is absent, is a folder, may not be read, or is there already.
+            text = f"{error.filename or 'file'}: {error.strerror or error}"
+            if isinstance(error, FileExistsError):
+                text += "; commands overwrite nothing, remove it or name another"
+            fail(describe(MisuseError(text, rule="file")), ExitCode.USAGE)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".", maxsplit=1)[0] not in _EXTRAS:
                 raise

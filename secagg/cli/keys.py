@@ -195,6 +195,8 @@ def _public(text: str) -> tuple[str | None, bytes]:
                 rule="roster",
             )
         return words[0], _key(words[1], str(path))
+    if path.suffix == ".pub":
+        raise MisuseError(f"{path}: there is no such file", rule="roster")
     return None, _key(text, "")
 
 

@@ -24,6 +24,7 @@ import msgspec
 import typer
 
 from secagg import api
+from secagg.dp.budget import Budget
 from secagg.durable import sync_folder, write_durably
 from secagg.policy import load_policy
 from secagg.session.transcript import KEEP_TAILS, Recorder
@@ -38,7 +39,7 @@ from secagg_protocols.roster import SERVER_NAME
 
 from .common import EPILOG
 from .holder_options import read_share
-from .party_budget import Budget, hint
+from .party_budget import hint
 from .party_steps import check_share, misuse, submit_vector, take, write_result
 from .party_view import CLIENTS, SERVERS, AnyParty, show, waits
 from .plan import read_plan

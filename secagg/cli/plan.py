@@ -349,6 +349,7 @@ def plan_report(
         "fixed_data": made.fixed_data,
         "max_inputs_per_model": made.max_inputs_per_model,
         "suite": made.suite,
+        "roster_fingerprint": made.roster.fingerprint,
         "security_bits": made.security_bits,
         "bits_per_coordinate": made.wire_bits,
         "rounds": rounds,
@@ -411,6 +412,7 @@ def _show(made: Plan, cost: RoundCost | PaillierCost, rounds: int, *, placeholde
         ("every round sums the same data", "yes" if made.fixed_data else "no"),
         ("inputs of a site for one model", f"{made.max_inputs_per_model or 'not limited'}"),
         ("suite", made.suite),
+        ("roster fingerprint", made.roster.fingerprint),
         ("digest", made.digest.hex()),
     ):
         shown.add_row(what, Text(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -359,3 +360,16 @@ def test_a_party_does_not_forget_a_limit_of_epsilon(rnd, write, monkeypatch):  #
     rnd.start("d", "--floors", write("smallest_cohort = 3\n"))
     (rnd.dir("d") / "floors.toml").unlink()
     rnd.do("status", "d")
+
+
+@pytest.mark.parametrize(("most", "enough"), [(1, False), (2, True), (9, True)])
+def test_a_site_that_sends_less_than_the_plan_allows(most, enough):
+    policy = Policy(limits=Floors(most_inputs_per_model=most))
+    plan = dataclasses.replace(make_plan(5), max_inputs_per_model=2)
+    (line,) = [each for each in policy.check(plan) if each.given]
+    assert line.holds is True
+    assert line.found == (
+        "the plan meets it" if enough else f"the plan allows 2, this site sends {most}"
+    )
+    (line,) = [each for each in policy.check(noisy()) if each.given]
+    assert line.found == f"the plan allows any number, this site sends {most}"

@@ -196,6 +196,8 @@ def test_roster_refuses(keys, roster):
     assert "NAME=KEY" in build(*server, "--site", key)
     assert "names 'a'" in build(*server, "--site", f"b={a}")
     assert "names 'a'" in build("--server", a, "--site", keys / "b.id.pub")
+    absent = build(*server, "--site", keys / "absent.pub")
+    assert "absent.pub: there is no such file [roster]" in absent
     build(*server)
     # A private identity is refused, and nothing of it is shown.
     private = (keys / "a.id").read_text().split()[-1]
@@ -208,7 +210,9 @@ def test_roster_refuses(keys, roster):
     assert "not TOML" in run("roster", "fingerprint", keys / "bad.toml", code=2).stderr
     (keys / "bad.toml").write_bytes(b"\xff\xfe")
     run("roster", "show", keys / "bad.toml", code=2)
-    assert "No such file" in run("roster", "show", keys / "absent.toml", code=2).stderr
+    said = run("roster", "show", keys / "absent.toml", code=2).stderr
+    assert "No such file" in said
+    assert said.endswith(" [file]\n")
     assert "directory" in run("roster", "show", keys, code=2).stderr
 
 
@@ -365,6 +369,10 @@ def test_info_tells_versions_and_features():
 def test_plan_never_ignores_an_option(tmp_path):
     file = tmp_path / "plan.toml"
     run("plan", "--clients", "7", "--toml", str(file))
+    said = run("plan", "--clients", "8", "--toml", str(file), code=2).stderr
+    assert said.endswith(
+        "File exists; commands overwrite nothing, remove it or name another [file]\n"
+    )
     for more in (["--length", "5"], ["--dropout", "3"], ["--threat", "semi-honest"]):
         refused = run("plan", "--from", str(file), *more, code=2)
         assert more[0] in refused.stderr

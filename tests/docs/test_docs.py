@@ -31,6 +31,8 @@ PAGES = sorted(
 )
 SOURCES = [Path(secagg.__file__).parent, Path(secagg_protocols.__file__).parent]
 
+ADAPTERS = SOURCES[0] / "integrations"
+
 #: A rule is named as the errors name it: its id in brackets, here within backticks.
 RULE = re.compile(r"`\[([a-z]+(?:-[a-z]+)*)\]`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -153,16 +155,20 @@ def ids_in_the_table() -> set[str]:
     return {rule.id for rule in (*RULES, *PAILLIER_RULES, *ENROLMENT_RULES, *sessions)}
 
 
+def ids_in(path: Path) -> set[str]:
+    """Ids of rules that a module names."""
+    pattern = r'(?:(?:\brule|_RULE)(?:: Final)? ?= ?|\._blame\()"([a-z-]+)"'
+    return set(re.findall(pattern, path.read_text()))
+
+
 def ids_in_the_code() -> set[str]:
-    """Ids that errors carry without being in the table."""
+    """Ids that errors carry without being in the table; adapters' own are on pages of theirs."""
     found: set[str] = set()
     for root in SOURCES:
         for path in root.rglob("*.py"):
-            found |= set(
-                re.findall(
-                    r'(?:(?:\brule|_RULE)(?:: Final)? ?= ?|\._blame\()"([a-z-]+)"', path.read_text()
-                )
-            )
+            if path.parent.parent.name == "integrations":
+                continue
+            found |= ids_in(path)
             if "paillier" in path.parts:
                 # What is wrong with a key is found in one place and raised in another.
                 kinds = "modulus|exponent|private|key"
@@ -173,7 +179,8 @@ def ids_in_the_code() -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_rules_that_are_named_exist(page: Path) -> None:
     named = set(RULE.findall(prose(page)))
-    assert named <= ids_in_the_table() | ids_in_the_code()
+    adapters = {rule for path in ADAPTERS.rglob("*.py") for rule in ids_in(path)}
+    assert named <= ids_in_the_table() | ids_in_the_code() | adapters
 
 
 def test_the_specification_names_every_rule_of_the_parties() -> None:
@@ -189,9 +196,34 @@ def test_the_specification_lists_every_refusal_outside_the_table() -> None:
         text = page.read_text()
         section += text.partition("## Refusals outside the table")[2].partition("\n## ")[0]
     # Commands and simulations have refusals of their own; they are no part of the protocol.
-    local = {"options", "output-file", "simulation"}
+    local = {"file", "options", "output-file", "simulation"}
     # Low-order keys are in the table at the server and refused by the key agreement at sites.
     assert set(RULE.findall(section)) == (ids_in_the_code() - local) | {"low-order"}
+
+
+@pytest.mark.parametrize("name", ["flower", "substra", "flare", "declearn"])
+def test_an_adapters_page_lists_its_rules(name: str) -> None:
+    """All that nothing below the adapter has, and none that is not there."""
+    modules = list((ADAPTERS / name).rglob("*.py"))
+    own = {rule for path in modules for rule in ids_in(path)}
+    for path in modules:
+        own |= set(re.findall(r'\[([a-z]+(?:-[a-z]+)*)\]"', path.read_text()))  # within a text
+    known = ids_in_the_table() | ids_in_the_code()
+    page = prose(ROOT / "docs" / "integrations" / f"{name}.md")
+    listed = set(re.findall(r"^\| `([a-z-]+)`", page.partition("\n## Rules\n")[2], re.MULTILINE))
+    assert own - known <= listed
+    assert listed <= own | known
+
+
+def test_the_frameworks_page_lists_the_rules_of_all_adapters() -> None:
+    """All that the core of the integrations refuses by, and none that is not there."""
+    core = {rule for path in ADAPTERS.glob("*.py") for rule in ids_in(path)}
+    shared = {rule for path in ADAPTERS.rglob("*.py") for rule in ids_in(path)}
+    page = prose(ROOT / "docs" / "frameworks.md").partition("\n## Rules\n")[2]
+    named = " ".join(re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE))
+    listed = set(re.findall(r"`([a-z-]+)`", re.sub(r"`[A-Z]\w+`", "", named)))
+    assert core <= listed
+    assert listed <= shared | ids_in_the_table() | ids_in_the_code()
 
 
 def test_labels_of_the_code_are_those_of_the_specification() -> None:

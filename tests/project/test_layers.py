@@ -41,6 +41,7 @@ SECAGG = [
     {"cli"},
     {"attacks"},
     {"bench"},
+    {"integrations"},
     {"sim"},
     {"session"},
     {"dp"},
@@ -125,7 +126,8 @@ def test_the_unprotected_control_is_out_of_reach() -> None:
 
 
 HEAVY = ["numba", "scipy", "pandas", "rich", "typer", "phe", "sklearn", "lifelines", "matplotlib"]
-FRAMEWORKS = ["flwr", "substrafl", "nvflare", "declearn", "ray", "torch", "tensorflow", "jax"]
+ADAPTED = ["flwr", "substrafl", "substra", "nvflare", "declearn"]
+FRAMEWORKS = [*ADAPTED, "ray", "torch", "tensorflow", "jax"]
 
 
 def loaded(code: str) -> set[str]:
@@ -146,6 +148,26 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 def test_running_a_round_loads_nothing_heavy() -> None:
     code = "import secagg; [getattr(secagg, n) for n in secagg.__all__]"
     assert not loaded(code) & {*HEAVY, *FRAMEWORKS}
+
+
+def test_the_ends_under_a_framework_load_none() -> None:
+    names = ["folder", "site", "rounds", "layout", "envelope"]
+    code = "\n".join(f"import secagg.integrations.{name}" for name in names)
+    assert not loaded(code) & set(FRAMEWORKS)
+
+
+def test_each_framework_is_known_to_its_own_adapter_alone() -> None:
+    known: dict[str, set[str]] = {}
+    for package, name, path in modules():
+        for top in {i.split(".")[0] for i in imports(package, name, path)} & set(FRAMEWORKS):
+            known.setdefault(top, set()).add(".".join([package, *name.split(".")[:2]]))
+    peers = {f"secagg.bench.{name}" for name in ("flower", "frameworks", "peers")}  # measured
+    assert known.pop("flwr") - peers == {"secagg.integrations.flower"}
+    assert known.pop("nvflare") == {"secagg.integrations.flare"}
+    assert known.pop("declearn") - peers == {"secagg.integrations.declearn"}
+    assert known.pop("substrafl") == {"secagg.integrations.substra"}
+    assert known.pop("substra", {"secagg.integrations.substra"}) == {"secagg.integrations.substra"}
+    assert not known
 
 
 def test_every_public_name_resolves_and_is_documented() -> None:

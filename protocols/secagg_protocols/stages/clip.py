@@ -123,7 +123,9 @@ class ClipL2:
             part = buffer[: stop - start]
             x.tile(part, start)
             part /= largest
-            squares += float(np.dot(part, part))
+            # Not np.dot: a BLAS may split it over threads, which wait for one another on a busy
+            # machine, and its last bit may depend on how many there were.
+            squares += float(np.einsum("i,i->", part, part))
         root = math.sqrt(squares)
         if largest <= self.clip / root:
             return Clipped(x, 1.0, 1.0)

@@ -1,0 +1,1 @@
+"""Under federated-learning frameworks. Each adapter is imported by its own name when it is used."""
