@@ -1,0 +1,1 @@
+"""A Flower app: a logistic regression over hospitals."""
