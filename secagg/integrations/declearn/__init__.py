@@ -1,0 +1,5 @@
+"""Secure aggregation for declearn 2.9 (``docs/integrations/declearn.md``)."""
+
+from .setup import SecAggServer, SecAggSite
+
+__all__ = ["SecAggServer", "SecAggSite"]
