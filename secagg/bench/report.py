@@ -71,10 +71,11 @@ The first takes about {minutes} minutes on the machine above. Without the peers
 """
 
 
-def page(run: Run, *, source: str, drawn: Collection[str] | None = None) -> str:
+def page(run: Run, *, source: str, drawn: Collection[str] | None = None, under: str = "") -> str:
     """Markdown of a run. ``source``: the file of the run, as a link from the page.
 
-    drawn: names of the plots that were drawn and are shown; ``None`` for all of the run.
+    under: the section of :mod:`.frameworks`, which is measured by itself. drawn: names of the plots
+    that were drawn and are shown; ``None`` for all of the run.
     """
     shown = [name for name in plots.named(run) if drawn is None or name in drawn]
     images = [_image(name) for name in shown if name != plots.BARS]
@@ -108,6 +109,8 @@ def page(run: Run, *, source: str, drawn: Collection[str] | None = None) -> str:
         *images,
         "## Cases",
         *(line for case in run.cases for line in _case(case)),
+        "## Under Flower" if under else "",
+        under,
         "## How it is measured",
         _METHOD.strip(),
         "## How to repeat",

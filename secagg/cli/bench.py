@@ -163,7 +163,7 @@ def _keeping(path: Path) -> Iterator[Keeper]:
 
 
 def _write_page(run: Run, source: Path, out: Path) -> None:
-    from secagg.bench import plots
+    from secagg.bench import frameworks, plots
     from secagg.bench.report import FIGURES, page
 
     out.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,11 @@ def _write_page(run: Run, source: Path, out: Path) -> None:
         drawn = ()
         said = f"no plots: {error.name} is not installed (pip install 'secagg[demo]')"
         stderr().print(said, markup=False)
-    (out / "performance.md").write_text(page(run, source=link, drawn=drawn), encoding="utf-8")
+    # What rounds cost under a framework is measured where that is installed, and kept beside.
+    beside = source.with_name("frameworks.json")
+    under = frameworks.section(frameworks.load(beside)) if beside.is_file() else ""
+    text = page(run, source=link, drawn=drawn, under=under)
+    (out / "performance.md").write_text(text, encoding="utf-8")
 
 
 @contextmanager
