@@ -190,6 +190,11 @@ class Rounds:
         roster = self.plan.roster
         return tuple(name for name, _ in (*roster.sites, *roster.holders))
 
+    @property
+    def begun(self) -> bool:
+        """Whether a round of this session has begun."""
+        return self._server.round >= 0
+
     # Rounds.
 
     def run(

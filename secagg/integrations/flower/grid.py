@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from secagg.integrations.folder import PartyFolder
 from secagg.integrations.layout import Layout, Metrics
 from secagg.integrations.rounds import RoundReport, Rounds
-from secagg_protocols.errors import MisuseError, PeerError, ThresholdError
+from secagg_protocols.errors import MisuseError, PeerError, SecAggError, ThresholdError
 from secagg_protocols.events import Aggregate
 
 from . import failures, strategies
@@ -155,7 +155,7 @@ class SecAggGrid(Grid):
             strategies.check_named(strategy)
         listed, enough = self._found()
         # A strategy counts the nodes, and then waits for two or three of them and samples as many.
-        while not enough and not self._count[TRAIN] and strategies.running() is not None:
+        while not enough and not self._train.begun and strategies.running() is not None:
             time.sleep(_WAIT_SECONDS)
             listed, enough = self._found()
         return [node for node in self._nodes.sites if node in listed]
@@ -164,11 +164,12 @@ class SecAggGrid(Grid):
         """The nodes that are there, and whether enough of them are sites."""
         listed = list(self._grid.get_node_ids())
         self._nodes.find(listed, functools.partial(self._greet, task=TRAIN))
-        enough = self._nodes.check_enough(listed)
+        begun = self._train.begun
+        enough = self._nodes.check_enough(listed, begun=begun)
         if self._others is not None:
             # What evaluation lacks is found before anybody trains.
             self._others.find(listed, functools.partial(self._greet, task=EVALUATE))
-            enough = self._others.check_enough(listed) and enough
+            enough = self._others.check_enough(listed, begun=begun) and enough
         return listed, enough
 
     def get_nodes(self) -> Iterable[Any]:
@@ -204,7 +205,9 @@ class SecAggGrid(Grid):
         """
         given = list(messages)
         kinds = {category(message) for message in given}
+        run = strategies.running()
         if not given:
+            self._end_unused(run)
             return []
         if not kinds & {TRAIN, EVALUATE}:
             return self._grid.send_and_receive(given, timeout=timeout)
@@ -214,7 +217,16 @@ class SecAggGrid(Grid):
         self._timeout = self.config.timeout or timeout
         if not (self.config.metrics if task == TRAIN else self._evaluate):
             self._tell_withheld(task)
-        run = strategies.running()
+        try:
+            return self._sum(task, given, run)
+        except SecAggError:
+            if run is not None and self.config.rounds is None:
+                self.finish()  # the error leaves Flower's loop, so that no round follows
+            raise
+
+    # A round.
+
+    def _sum(self, task: str, given: list[Message], run: strategies.Run | None) -> list[Message]:
         rounds = self._session(task, run)
         if rounds is None:
             return []
@@ -234,8 +246,6 @@ class SecAggGrid(Grid):
         finally:
             if last:
                 self._end(rounds)
-
-    # A round.
 
     def _session(self, task: str, run: strategies.Run | None) -> Rounds | None:
         """The session that this round belongs to; a further run of a strategy has its own."""
@@ -310,6 +320,16 @@ class SecAggGrid(Grid):
             return [failures.out(message) for message in given]
         self._summed = self._summed or task == TRAIN
         return found
+
+    def _end_unused(self, run: strategies.Run | None) -> None:
+        """A strategy that asks for nothing in its last round, of training first: no other call will
+        end the session, which may have had rounds before."""
+        if run is None or run.number < run.rounds or self.config.rounds is not None:
+            return
+        for rounds in (self._train, self._evaluate):
+            if rounds is not None and rounds not in self._ended:
+                self._end(rounds)
+                return
 
     def _end(self, rounds: Rounds) -> None:
         if rounds not in self._ended:

@@ -137,20 +137,26 @@ class Nodes:
         for node, why in _among(there, self._out).items():
             log.info("secagg: node %d is kept out: %s", node, why)
 
-    def check_enough(self, listed: Iterable[int]) -> bool:
+    def check_enough(self, listed: Iterable[int], *, begun: bool) -> bool:
         """Whether enough sites for a sum are there.
 
-        :class:`ThresholdError` (``no-parties``) where none can come of this session: so many sites
-        refuse it, or all nodes are there and too few of them are its sites.
+        begun: whether the run has had a round: from then on, missing sites are waited for. Before,
+        :class:`ThresholdError` (``no-parties``) where no sum can come of this session: so many
+        sites refuse it, or as many nodes as there are parties answered, and no site is among them.
+        Nodes that prove nothing decide nothing else: on a link that others use too, strangers may
+        be many, and a site may be about to come.
         """
         there = set(listed)
-        refusing = set(self._refused.values()) - set(self._names.values())
-        possible = len(self._sites - refusing)
-        decided = self._names.keys() | self._out.keys() | self._second.keys()
-        complete = len(there) >= len(self._rounds.parties) and there <= decided
         present = len({name for node, name in self.sites.items() if node in there})
         need = self._rounds.plan.min_survivors
-        if possible >= need and (present >= need or not complete):
+        refusing = set(self._refused.values()) - set(self._names.values())
+        possible = len(self._sites - refusing)
+        hopeless = (
+            not self._names
+            and len(there) >= len(self._rounds.parties)
+            and there <= self._out.keys()
+        )
+        if begun or (possible >= need and not hopeless):
             return present >= need
         raise ThresholdError(
             f"{self._rounds.task}: the plan's sums are of {need} sites at least, and "

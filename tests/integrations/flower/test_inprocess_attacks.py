@@ -463,6 +463,69 @@ def test_a_strategy_that_is_started_ends_its_session(world):
     assert np.abs(values_of(again) - values_of(plain)).max() <= bound
 
 
+def test_a_strategy_that_does_not_evaluate_at_last_ends_that_session_too(world):
+    made = world(evaluate=2)
+    grid = made.grid(toy_app(), evaluate_metrics={"loss": 9.0, "accuracy": 1.0})
+    sizes = []
+
+    class Odd(FedAvg):
+        def configure_evaluate(self, server_round, *args):
+            sizes.append(bytes_kept(made))
+            return super().configure_evaluate(server_round, *args) if server_round % 2 else []
+
+    strategy = fed_avg(kind=Odd, fraction_evaluate=1.0)
+    result = strategy.start(grid=grid, initial_arrays=start_arrays(), num_rounds=4)
+    assert [r.task for r in grid.reports] == ["train"] * 4 + ["evaluate"] * 2
+    assert bytes_kept(made) < sizes[2] / 2  # no seeds are kept
+    ended = grid._train.session, grid._evaluate.session
+    strategy.start(grid=grid, initial_arrays=result.arrays, num_rounds=1)
+    assert not {grid._train.session, grid._evaluate.session} & set(ended)
+    assert {r.outcome for r in grid.reports} == {"done"}
+
+
+def test_a_strategy_that_trains_nothing_at_last_ends_its_session(world):
+    made = world()
+    grid = made.grid(toy_app())
+    sizes = []
+
+    class Rests(FedAvg):
+        def configure_train(self, server_round, *args):
+            sizes.append(bytes_kept(made) if grid.reports else 0)
+            return super().configure_train(server_round, *args) if server_round < 3 else []
+
+    fed_avg(kind=Rests).start(grid=grid, initial_arrays=start_arrays(), num_rounds=3)
+    assert len(grid.reports) == 2
+    assert bytes_kept(made) < sizes[2] / 2  # no seeds are kept
+
+
+def test_an_error_that_leaves_a_run_ends_its_sessions(world):
+    """Where the strategy is started again, that is a further session."""
+    made = world(evaluate=2)
+    sizes = []
+
+    def fails_later(message, context):
+        if len(grid.reports) == 2 * 2:
+            sizes.append(bytes_kept(made))
+            raise RuntimeError("nothing today")
+        (record,) = message.content.array_records.values()
+        moved = ArrayRecord(
+            {name: Array(np.asarray(each.numpy() + 0.1)) for name, each in record.items()}
+        )
+        values = MetricRecord({"num-examples": 2})
+        return Message(RecordDict({"arrays": moved, "metrics": values}), reply_to=message)
+
+    metrics = {"loss": 9.0, "accuracy": 1.0}
+    grid = made.grid(toy_app(train=fails_later), evaluate_metrics=metrics)
+    strategy = fed_avg(fraction_evaluate=1.0)
+    with pytest.raises(ThresholdError):
+        strategy.start(grid=grid, initial_arrays=start_arrays(), num_rounds=4)
+    assert [r.task for r in grid.reports] == ["train"] * 3 + ["evaluate"] * 2
+    assert bytes_kept(made) < sizes[0] / 2  # no seeds are kept
+    before = grid._train.session, grid._evaluate.session
+    strategy.start(grid=grid, initial_arrays=start_arrays(), num_rounds=1)
+    assert not {grid._train.session, grid._evaluate.session} & set(before)
+
+
 def test_sessions_that_nobody_named_leave_nothing(world):
     """Orders of made-up sessions: neither the folder nor the Context keeps a state of them."""
     made = world()

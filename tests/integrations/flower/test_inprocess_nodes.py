@@ -8,11 +8,13 @@ import shutil
 import numpy as np
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
 
 import secagg
 from secagg.integrations.flower import Fault, secagg_mod
 from secagg.integrations.flower import grid as grid_module
 from secagg.integrations.flower import nodes as module
+from secagg.integrations.folder import write_folders
 from secagg_protocols.errors import MisuseError, ThresholdError
 from secagg_protocols.plan_file import dump_plan
 
@@ -132,6 +134,86 @@ def test_an_app_without_the_mod(world, caplog):
         assert caught.value.rule == "no-parties"
         assert f"{reason}@app.train(mods=[secagg_mod])" in str(caught.value)
         assert "node 1001, 1002, 1003, 1004, 1005: " in str(caught.value)
+
+
+def stranger(made, tmp_path, name="elsewhere"):
+    """A node of another study: its folder is of another consortium."""
+    roster, identities = secagg.Roster.generate([name, "b", "c", "d", "e"])
+    folders = write_folders(tmp_path / name, make_plan(roster, 5), identities)
+    return made.inner.add(toy_app(), {"secagg": str(folders[name])})
+
+
+def test_strangers_and_second_nodes_end_nothing(world, waits, tmp_path, caplog):
+    """They fill no site's place: three sites are there, and the others come later."""
+    made = world()
+    grid = made.grid(toy_app())
+    for name in ("stranger", "other", "third"):
+        stranger(made, tmp_path, name)
+    for _ in range(3):  # one site's key at more nodes
+        made.inner.add(toy_app(), made.nodes[0])
+    made.inner.offline |= {1004, 1005}
+    waits.extend([1004, 1005])
+    waits.grid = made.inner
+    start(grid, 4)
+    assert grid.reports[0].survivors == ("north", "south", "east", "centre")
+    assert caplog.text.count("is kept out") >= 6
+
+
+def test_sites_that_are_away_between_two_rounds_end_nothing(world, monkeypatch, tmp_path):
+    """Nodes that are no sites stay; Flower's strategies wait for the sites."""
+    made = world()
+    grid = made.grid(toy_app(), on_failure="skip_round")
+    for name in ("stranger", "other", "third"):
+        stranger(made, tmp_path, name)
+    waited = []
+
+    def back(seconds):
+        waited.append(seconds)
+        made.inner.offline.clear()
+
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", back)
+
+    class Leaving(FedAvg):
+        def configure_train(self, server_round, *args):
+            if server_round == 2:
+                made.inner.offline |= {1001, 1002, 1003}
+            return super().configure_train(server_round, *args)
+
+    strategy = fed_avg(kind=Leaving)
+    strategy.start(grid=grid, initial_arrays=start_arrays(), num_rounds=3)
+    assert waited
+    assert [len(report.survivors) for report in grid.reports] == [5, 5, 5]
+
+
+def test_sites_that_refuse_later_end_nothing(world, monkeypatch, caplog):
+    """Restarted under another policy, after a round: what is trained is not lost with the run."""
+    made = world()
+    grid = made.grid(toy_app(), on_failure="skip_round")
+
+    class Leaving(FedAvg):
+        def configure_train(self, server_round, *args):
+            if server_round == 2:
+                for at in (0, 1):
+                    refuse(made, NAMES[at])
+                    made.inner.offline.add(1001 + at)
+                    made.inner.add(toy_app(), made.nodes[at])
+            return super().configure_train(server_round, *args)
+
+    strategy = fed_avg(3, kind=Leaving)
+    strategy.start(grid=grid, initial_arrays=start_arrays(), num_rounds=3)
+    assert [report.outcome for report in grid.reports] == ["done", "aborted", "aborted"]
+    assert caplog.text.count("refuses this session [floors]") == 2
+
+
+def test_only_strangers_end_the_program(world, tmp_path):
+    made = world()
+    grid = made.grid(toy_app())
+    for name in ("one", "two", "three", "four", "five"):
+        stranger(made, tmp_path, name)
+    made.inner.offline |= {1001, 1002, 1003, 1004, 1005}
+    with pytest.raises(ThresholdError, match="a node is no party of the roster") as caught:
+        start(grid)
+    assert caught.value.rule == "no-parties"
 
 
 def test_a_wrong_folder_setting(world):
