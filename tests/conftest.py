@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A first example loads or compiles kernels, and machines are shared: no example has a deadline.
+settings.register_profile(
+    "secagg", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("secagg")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

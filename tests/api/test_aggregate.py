@@ -82,7 +82,7 @@ def test_stochastic_rounding_has_no_bias_over_rounds() -> None:
     sums = secagg.aggregate(plan, x).sum
     # Each site rounds 1.2 levels to 1 or 2: variance 0.16 level^2 a site.
     error = abs(sums.mean() - 5 * value)
-    assert error < 4.42 * (0.25 * (5 * 0.16) ** 0.5) / plan.length**0.5
+    assert error < 6 * (0.25 * (5 * 0.16) ** 0.5) / plan.length**0.5
     assert sums.std() > 0
 
 

@@ -55,7 +55,8 @@ def test_more_samples_while_there_is_time_but_not_without_end() -> None:
 
 
 def test_a_short_work_is_called_often_enough_for_the_clock() -> None:
-    assert measure.calls_for(lambda: None, 1e-3) > 100
+    # The machine may be elsewhere for a moment.
+    assert max(measure.calls_for(lambda: None, 1e-3) for _ in range(5)) > 100
     assert measure.calls_for(lambda: sum(range(200_000)), 1e-6) == 1
 
 
