@@ -256,7 +256,7 @@ def start(
             party = api.holder(agreed, me.name, share=part, round=round, floors=kept, **common)
         else:
             ledger = None if spends is None else spends.ledger(book, me.name, data)
-            hint(agreed, ledger, book, me.name, data)
+            hint(agreed, ledger, book, me.name, data, policy=policy)
             party = api.client(
                 agreed, me.name, round=round, floors=kept, data=data, ledger=ledger, **common
             )

@@ -15,10 +15,21 @@ from .dp_view import ledger_report
 
 if TYPE_CHECKING:
     from secagg.dp.ledger import Ledger
+    from secagg.policy import Policy
 
 
-def hint(plan: Plan, ledger: Ledger | None, journal: Journal, site: str, data: str) -> None:
+def hint(
+    plan: Plan,
+    ledger: Ledger | None,
+    journal: Journal,
+    site: str,
+    data: str,
+    *,
+    policy: Policy | None = None,
+) -> None:
     """Say at the start what would surprise at `submit`, or never be noticed."""
+    if policy is not None and policy.censoring is not None:
+        _note("the policy censors, and vectors are submitted as given: censor before `submit`")
     if ledger is not None:
         if not ledger.affords(plan):
             _note("the budget does not bear an input under this plan; `submit` will refuse it")

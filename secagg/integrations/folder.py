@@ -87,22 +87,38 @@ class PartyFolder:
         proposed: the server's proposal as TOML text; ignored where a plan is pinned.
         Where ``roster.toml`` is there, both are over it. Rules: ``plan-pinned`` where neither file
         is there, nothing was proposed, or the policy leaves open what a proposed plan must meet,
-        ``roster-pinned`` for a plan over another roster, and those of the policy.
+        ``roster-pinned`` for a plan over another roster, ``policy-censoring`` for a policy that
+        censors, and those of the policy.
         """
         pinned = self._plan_file(task)
-        if pinned.is_file():
+        if _there(pinned):
             plan = _load(pinned, load_plan)
-            if (self.path / "roster.toml").is_file():
+            if _there(self.path / "roster.toml"):
                 # A plan holds a roster of its own, and the fingerprint was compared of this one.
                 self._check_roster(plan, f"{pinned} is over another roster than roster.toml")
-        elif not (self.path / "roster.toml").is_file():
+        elif not _there(self.path / "roster.toml"):
             raise MisuseError(
                 f"{self.path} has neither {pinned.name} nor roster.toml", rule="plan-pinned"
+            )
+        elif task != TRAIN and _there(self._plan_file(TRAIN)):
+            # Whoever fixed one plan has not left the others to the server.
+            raise MisuseError(
+                f"{self.path} has a plan, and no {pinned.name}; the server's is not taken",
+                rule="plan-pinned",
             )
         else:
             plan = self._proposal(proposed)
         if self.policy is not None:
             self.policy.check(plan)
+            if self.policy.censoring is not None:
+                # Frameworks hand over updates without what the samples did to each neuron, and a
+                # defence that is asked for is not left out in silence.
+                raise MisuseError(
+                    f"{self.path / 'policy.toml'} censors, and a framework's update comes without "
+                    "the activations that this takes; censor in the training code "
+                    "(secagg.censoring), and take the table out of this file",
+                    rule="policy-censoring",
+                )
         return plan
 
     def _plan_file(self, task: str) -> Path:
@@ -142,20 +158,26 @@ class PartyFolder:
     def roster(self) -> Roster:
         """The pinned roster: ``roster.toml``, or that of ``plan.toml``."""
         path = self.path / "roster.toml"
-        return _load(path, load_roster) if path.is_file() else self.plan().roster
+        return _load(path, load_roster) if _there(path) else self.plan().roster
 
     @cached_property
     def policy(self) -> Policy | None:
         """What the site insists on; ``None`` where there is no file."""
         path = self.path / "policy.toml"
-        return load_policy(path) if path.is_file() else None
+        if not _there(path):
+            return None
+        if not path.is_file():
+            raise _wrong(f"{path} cannot be read")
+        return load_policy(path)
 
     @cached_property
     def share(self) -> KeyShare | PrivateKey | None:
         """A holder's share of the key, or the whole one."""
         path = self.path / "share.key"
-        if not path.is_file():
+        if not _there(path):
             return None
+        if not path.is_file():
+            raise _wrong(f"{path} cannot be read")
         if path.stat().st_mode & 0o077:
             raise _wrong(f"{path}: only its owner may read it (chmod 600)")
         with path.open("rb") as file:
@@ -178,12 +200,16 @@ class PartyFolder:
     @property
     def holder(self) -> bool:
         """Whether this party holds a share of a key and no data."""
-        return (self.path / "share.key").is_file()
+        return _there(self.path / "share.key")
 
     def ledger(self) -> Ledger | None:
         """The privacy budget of the site's data, in this folder's journal."""
         path = self.path / "budget.toml"
-        return Budget.load(path).ledger(self.journal, self.name, "") if path.is_file() else None
+        if not _there(path):
+            return None
+        if not path.is_file():
+            raise _wrong(f"{path} cannot be read")
+        return Budget.load(path).ledger(self.journal, self.name, "")
 
     # What the party remembers.
 
@@ -263,9 +289,10 @@ def write_folders(
     """
     made = {}
     root = Path(parent)
-    there = [name for name in identities if (root / name).exists()]
+    there = [name for name in identities if os.path.lexists(root / name)]
     if there:
         raise _wrong(f"{root / there[0]} exists; the folder of a party is made once")
+    texts = {task: dump_plan(each) for task, each in {TRAIN: plan, **(plans or {})}.items()}
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, identity in identities.items():
         folder = root / name
@@ -274,15 +301,21 @@ def write_folders(
         if propose and name != SERVER_NAME:
             (folder / "roster.toml").write_text(dump_roster(plan.roster), encoding="utf-8")
         else:
-            for task, text in {TRAIN: plan, **(plans or {})}.items():
+            for task, text in texts.items():
                 file = "plan.toml" if task == TRAIN else f"plan-{task}.toml"
-                (folder / file).write_text(dump_plan(text), encoding="utf-8")
+                (folder / file).write_text(text, encoding="utf-8")
         if policy is not None and name != SERVER_NAME:
             (folder / "policy.toml").write_text(policy, encoding="utf-8")
         if shares is not None and name in shares:
             write_durably(folder / "share.key", shares[name].to_bytes())
         made[name] = folder
     return made
+
+
+def _there(path: Path) -> bool:
+    """Whether there is anything of this name: a link to a disk that is not mounted is no leave to
+    go without a limit."""
+    return os.path.lexists(path)
 
 
 def _load(path: Path, read: Callable[[str], T]) -> T:

@@ -39,7 +39,10 @@ class Layout:
     def of(cls, arrays: Mapping[str, Array]) -> Self:
         """The layout of some arrays. :class:`MisuseError` (``layout``) for arrays that hold no real
         numbers."""
-        found = {name: np.asarray(value) for name, value in arrays.items()}
+        try:
+            found = {name: np.asarray(value) for name, value in arrays.items()}
+        except ValueError:
+            raise MisuseError("lists of unequal lengths are no arrays", rule="layout") from None
         for name, value in found.items():
             if value.dtype.kind not in "fiu" or value.dtype.itemsize > 8:
                 raise MisuseError(
@@ -66,7 +69,8 @@ class Layout:
         """
         self._require(new)
         self._require(base)
-        narrow = all(dtype in _NARROW for dtype in self.dtypes)
+        kinds = [*self.dtypes, *(np.asarray(new[name]).dtype for name in self.names)]
+        narrow = all(dtype in _NARROW for dtype in kinds)
         out = np.empty(self.size, dtype=np.float32 if narrow else np.float64)
         at = 0
         for name in self.names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from cli.test_party import built_once, rnd  # noqa: F401 - fixtures
+from cli.test_party import SITES, built_once, rnd  # noqa: F401 - fixtures
 
 MODEL = b"weights"
 
@@ -35,3 +35,11 @@ def test_a_misspelt_table_is_refused_and_nothing_is_made(rnd, tmp_path):  # noqa
     policy.write_text("[modles]\n")
     assert "[floors-file]" in rnd.start("a", "--floors", policy, code=2).stderr
     assert not rnd.dir("a").exists()
+
+
+def test_a_policy_that_censors_says_who_does(rnd, tmp_path):  # noqa: F811
+    policy = tmp_path / "policy.toml"
+    policy.write_text("smallest_cohort = 3\n")
+    assert "censor" not in rnd.start("a", "--floors", policy).stderr
+    policy.write_text("[censoring]\nq = 2\n")
+    assert "censor before `submit`" in rnd.start(SITES[1], "--floors", policy).stderr

@@ -34,8 +34,8 @@ _DATA = ""  # one data set a folder, as in the other integrations
 class Limits:
     """The limits of one site under one plan.
 
-    :class:`MisuseError` (``declearn-folder``) for a folder whose limits cannot be kept here: a
-    privacy budget, or a policy that censors.
+    :class:`MisuseError` (``declearn-folder``) for a folder with a privacy budget: a limit that
+    cannot be kept here.
     """
 
     def __init__(self, folder: PartyFolder, plan: Plan) -> None:
@@ -44,23 +44,17 @@ class Limits:
         self._floors = None if policy is None else policy.floors()
         self._check_declearn_folder(
             budget=(folder.path / "budget.toml").is_file()
-            or bool(folder.journal.read(ledger_register(folder.name, _DATA))),
-            censors=policy is not None and policy.censoring is not None,
+            or bool(folder.journal.read(ledger_register(folder.name, _DATA)))
         )
         folder.check_member(plan)
         self._inputs = 0
         self._check_round()
 
-    def _check_declearn_folder(self, *, budget: bool, censors: bool) -> None:
+    def _check_declearn_folder(self, *, budget: bool) -> None:
         if budget:
             raise MisuseError(
                 "a privacy budget bears no exact sums, and declearn's are exact: noise is added by "
                 "declearn's own DP-SGD, which this budget does not know",
-                rule="declearn-folder",
-            )
-        if censors:
-            raise MisuseError(
-                "the policy censors neurons, and declearn gives no activations to do so",
                 rule="declearn-folder",
             )
 

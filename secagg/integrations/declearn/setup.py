@@ -104,8 +104,15 @@ class SecAggSite(SecaggConfigClient[ZeroSumEncrypter, ZeroSumQuery]):
         try:
             self._encrypter = await self._set_up(netwk, query)
         except PlanError as error:
-            # declearn takes a ValueError for a setup that may be tried again; this may not.
+            # declearn logs errors of these types and goes on, without protection where fairness
+            # is set up next. This client ends.
             raise MisuseError(f"the plan cannot be used: {error}", rule=error.rule) from error
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise PeerError(
+                f"the setup was broken off ({type(error).__name__})",
+                rule="setup-broken",
+                sender=SERVER_NAME,
+            ) from error
         return self._encrypter
 
     async def _set_up(

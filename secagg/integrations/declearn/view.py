@@ -110,9 +110,9 @@ def watch() -> None:
 
     @functools.wraps(leave)
     async def leaves(self: NetworkClient, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, SecAggError):
-            log.error("this site ends: %s", error)
-            if error.rule != "setup-cancelled":  # of which the server knows
+        if (ours := _ours(error)) is not None:
+            log.error("this site ends: %s", ours)
+            if ours.rule != "setup-cancelled":  # of which the server knows
                 await _tell(self)
         await leave(self, kind, error, trace)
 
@@ -128,6 +128,13 @@ def watch() -> None:
     NetworkClient.recv_message = recv_message
     NetworkClient.__aexit__ = leaves
     NetworkServer.__aexit__ = stops
+
+
+def _ours(error: BaseException | None) -> SecAggError | None:
+    """The error of this package that an error is, or that declearn wrapped in it."""
+    while error is not None and not isinstance(error, SecAggError):
+        error = error.__cause__
+    return error
 
 
 async def _tell(client: NetworkClient) -> None:

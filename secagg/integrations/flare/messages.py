@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from nvflare.apis.dxo import DataKind, MetaKey, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.app_constant import AppConstants
@@ -35,6 +35,17 @@ SIMULATION: Final = "SECAGG_SIMULATION_FOLDER"
 LOCAL: Final = "secagg.json"
 
 _ROUNDS: Final = (AppConstants.CURRENT_ROUND, AppConstants.START_ROUND, AppConstants.NUM_ROUNDS)
+#: Headers that FLARE's own client goes by while a task is worked on.
+_ROUTING: Final = (
+    ReservedHeaderKey.TASK_NAME,
+    ReservedHeaderKey.TASK_ID,
+    ReservedHeaderKey.WORKFLOW,
+    ReservedHeaderKey.COOKIE_JAR,
+    ReservedHeaderKey.AUDIT_EVENT_ID,
+    ReservedHeaderKey.PEER_PROPS,
+    ReservedHeaderKey.MSG_ROOT_ID,
+    ReservedHeaderKey.MSG_ROOT_TTL,
+)
 
 
 class Setting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -109,10 +120,8 @@ def model_of(shareable: Shareable, setting: bytes) -> tuple[dict[str, Array], by
     if dxo.data_kind != DataKind.WEIGHTS:
         raise MisuseError("the task carries no full model", rule="broadcast")
     arrays = arrays_of(dxo.data)
-    # Filters put their names there on the way.
-    meta = {key: value for key, value in dxo.meta.items() if key != MetaKey.FILTER_HISTORY}
     try:
-        said = json.dumps(meta, sort_keys=True, allow_nan=False)
+        said = _meta(dxo)
         numbers = json.dumps([shareable.get_header(name) for name in _ROUNDS])
     except (TypeError, ValueError):
         raise MisuseError(
@@ -122,6 +131,33 @@ def model_of(shareable: Shareable, setting: bytes) -> tuple[dict[str, Array], by
         ) from None
     model = hashlib.sha256(Layout.encode(arrays)).digest()
     return arrays, model, msgspec.msgpack.encode([setting, said, numbers])
+
+
+def bound_alone(shareable: Shareable, arrays: Mapping[str, Array]) -> Shareable:
+    """A task's data with nothing in it that :func:`model_of` does not stand for.
+
+    arrays: of the model, as ``model_of`` gives them. They are copied into one memory order and byte
+    order; of the headers the round's numbers stay, and those by which FLARE itself routes a
+    message. What else a server may have put there for one site alone is gone: FLARE shows training
+    code other headers too, and has some that replace the model.
+    """
+    dxo = from_shareable(shareable)
+    data = {
+        name: np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        for name, value in arrays.items()
+    }
+    meta = json.loads(_meta(dxo))
+    alone = DXO(DataKind.WEIGHTS, data=data, meta=meta).to_shareable()
+    for name in (*_ROUNDS, *_ROUTING):
+        if (value := shareable.get_header(name)) is not None:
+            alone.set_header(name, value)
+    return alone
+
+
+def _meta(dxo: DXO) -> str:
+    """Filters put their names there on the way."""
+    meta = {key: value for key, value in dxo.meta.items() if key != MetaKey.FILTER_HISTORY}
+    return json.dumps(meta, sort_keys=True, allow_nan=False)
 
 
 def party_folder(fl_ctx: FLContext, name: str) -> PartyFolder:
@@ -169,6 +205,7 @@ __all__ = [
     "TASK",
     "Setting",
     "arrays_of",
+    "bound_alone",
     "model_of",
     "pack_setting",
     "party_folder",

@@ -146,7 +146,7 @@ class SecAggOrderFilter(Filter):  # type: ignore[misc]
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The task's data without the order."""
+        """The task's data without the order, and without all that the round does not bind."""
         task_id = fl_ctx.get_prop(FLContextKey.TASK_ID)
         order = messages.take_order(shareable)
         stated = shareable.pop(SETTING, None)
@@ -159,13 +159,13 @@ class SecAggOrderFilter(Filter):  # type: ignore[misc]
             base, model, settings = messages.model_of(shareable, stated)
             if envelope.unpack(envelope.Request, order).task != "train":
                 raise MisuseError("an order of another task in a task to train", rule="setting")
-            # A copy, since training may change the arrays in their place.
-            base = {name: np.array(value) for name, value in base.items()}
+            told = messages.bound_alone(shareable, base)
+            # Copies are told, since training may change the arrays in their place.
             state.begin(task_id, _Training(order, setting, model, settings, base))
         except Exception:
             log.exception("this site cannot train for the sum")
             raise ContentBlockedException(NOT_IN_ROUND) from None
-        return shareable
+        return told
 
 
 class SecAggFilter(Filter):  # type: ignore[misc]

@@ -23,6 +23,7 @@ from secagg_protocols.roster import SERVER_NAME
 from .records import (
     EVALUATE,
     KEY,
+    QUERY,
     TRAIN,
     Setting,
     arrays_of,
@@ -57,10 +58,15 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     Which party the node is, its plan, limits, budget and journal come from the folder that
     ``--node-config 'secagg="FOLDER"'`` names. A message that asks for results without protection is
     refused, and whatever goes wrong below is answered with one text, the reason being logged here:
-    Flower would send an exception's text to the server. Messages of type query pass.
+    Flower would send an exception's text to the server. Messages of type query pass, and no others.
     """
-    if category(message) not in {TRAIN, EVALUATE}:
+    kind = category(message)
+    if kind == QUERY:
         return call_next(message, context)
+    if kind not in {TRAIN, EVALUATE}:
+        # Apps of Flower's older interface give their model to `get_parameters`.
+        log.warning("refused a message of type %r [unprotected]", kind)
+        return Message(Error(PRECONDITION, UNPROTECTED), reply_to=message)
     try:
         order = unpack(message.content) if message.has_content() else None
         if order is None:

@@ -28,6 +28,7 @@ _ONE: Final = "0"
 
 TRAIN: Final = "train"
 EVALUATE: Final = "evaluate"
+QUERY: Final = "query"
 
 
 def category(message: Message) -> str:
@@ -222,6 +223,7 @@ def replies_of(
 __all__ = [
     "EVALUATE",
     "KEY",
+    "QUERY",
     "SETTING",
     "TRAIN",
     "Setting",

@@ -54,8 +54,10 @@ _OUTLIER: Final = 20.0
 #: all: a trimmed mean of five may trim none.
 _FEWEST: Final = 5
 _MOST_BYTES: Final = 1 << 28
-#: Roundings that a strategy may make between its input and its output.
+#: Roundings that a strategy may make between its input and its output, and what they may amount to
+#: where updates differ by about one: by more, the trial is made in float64 too.
 _ROUNDINGS: Final = 256
+_TOLD_APART: Final = 0.01
 
 
 def calling() -> list[Strategy]:
@@ -91,13 +93,22 @@ def running() -> Run | None:
 
 
 def inner(strategy: Strategy) -> Iterator[Strategy]:
-    """A strategy and those that it wraps."""
-    seen: list[Any] = []
-    found: Any = strategy
-    while isinstance(found, Strategy) and not any(found is each for each in seen):
+    """A strategy and those that it wraps: whatever its attributes hold, also in a list or such."""
+    seen: list[Strategy] = []
+    waiting: list[Any] = [strategy]
+    while waiting:
+        found = waiting.pop(0)
+        if not isinstance(found, Strategy) or any(found is each for each in seen):
+            continue
         seen.append(found)
         yield found
-        found = getattr(found, "strategy", None)
+        for value in getattr(found, "__dict__", {}).values():
+            if isinstance(value, Mapping):
+                waiting += value.values()
+            elif isinstance(value, (list, tuple, set)):
+                waiting += value
+            else:
+                waiting.append(value)
 
 
 def key_of(strategy: Strategy, name: str, default: str) -> str:
@@ -137,25 +148,28 @@ def check_tried(
     """
     if type(strategy).__name__ in linear or not messages:
         return
-    start = type(strategy).start
-    if not str(start.__module__).startswith("flwr."):
+    owner = next(kind for kind in type(strategy).__mro__ if "start" in vars(kind))
+    # A function's own name of its module is copied by functools.wraps; that of a class is not.
+    if not owner.__module__.startswith("flwr.") or "start" in getattr(strategy, "__dict__", {}):
         raise _refused(
             strategy,
             "it has a start() of its own, and what that does with replies cannot be tried; name it "
             "in SecAggConfig(linear=...) if it takes weighted means only",
         )
+    values: Mapping[str, npt.NDArray[Any]] = {}
+    if setting.arrays:
+        values = arrays_of(model_in(messages[0].content, setting))
+    if any(value.dtype.kind == "f" and not np.isfinite(value).all() for value in values.values()):
+        raise MisuseError("the model holds values that are no finite numbers", rule="layout")
     try:
         with _quiet():
-            base = arrays_of(model_in(messages[0].content, setting)) if setting.arrays else None
-            size = sum(value.nbytes for value in base.values()) if base else 0
+            base = values if setting.arrays else None
+            size = sum(value.nbytes for value in values.values())
             some = messages[: max(_FEWEST, _MOST_BYTES // max(size, 1))]
-            number = _round(messages[0].content)
-            for later, scale in enumerate(_SCALES):
-                # Some strategies do something else in later rounds.
-                call = _aggregate(setting, number + later)
-                differs = _differs(strategy, some, setting, base, scale, max_weight, call)
-                if differs:
-                    break
+            differs = _tried(strategy, some, setting, base, max_weight)
+            if not differs and base is not None and _coarse(base):
+                wide = {name: value.astype(np.float64) for name, value in base.items()}
+                differs = _tried(strategy, some, setting, wide, max_weight)
     except Exception as error:
         raise _refused(
             strategy,
@@ -163,12 +177,51 @@ def check_tried(
             "metrics that SecAggConfig does not name are withheld; a strategy that only takes "
             "weighted means can be named in SecAggConfig(linear=...)",
         ) from error
+    if len(some) < len(messages):
+        log.warning(
+            "secagg: %s was tried with %d replies, since the model is large; in a round it gets %d",
+            type(strategy).__name__,
+            len(some),
+            len(messages),
+        )
     if differs:
         raise _refused(
             strategy,
             f"its {differs} from different updates are not those from their weighted mean, and "
             "secure aggregation shows nothing but that mean",
         )
+
+
+def _coarse(base: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether rounding in the arrays' own types could pass for the difference of an average from a
+    median, so that it takes wider ones to tell them apart."""
+    for value in base.values():
+        if value.dtype.kind != "f":
+            if value.dtype.itemsize <= 2:
+                return True
+            continue
+        size = max(1.0, float(np.max(np.abs(value), initial=0)))
+        if _ROUNDINGS * float(np.finfo(value.dtype).eps) * size > _TOLD_APART:
+            return True
+    return False
+
+
+def _tried(
+    strategy: Strategy,
+    messages: Sequence[Message],
+    setting: Setting,
+    base: Mapping[str, npt.NDArray[Any]] | None,
+    max_weight: int,
+) -> str:
+    """What differs in one of the trials; see :func:`_differs`."""
+    number = _round(messages[0].content)
+    for later, scale in enumerate(_SCALES):
+        # Some strategies do something else in later rounds.
+        call = _aggregate(setting, number + later)
+        differs = _differs(strategy, messages, setting, base, scale, max_weight, call)
+        if differs:
+            return differs
+    return ""
 
 
 def _differs(

@@ -178,6 +178,58 @@ def test_a_proposal_over_another_roster_is_refused(pinned: World) -> None:
     assert rule(folder.plan, proposed=dump_plan(over(other))) == "roster-pinned"
 
 
+@pytest.mark.parametrize("name", ["made", "pinned"])
+def test_a_policy_that_censors_is_refused(name: str, request: pytest.FixtureRequest) -> None:
+    """No framework's update comes with what censoring takes; it is not left out in silence."""
+    world: World = request.getfixturevalue(name)
+    folder, proposal = world.folders[SITE], dump_plan(world.plan)
+    stated = "malicious_server = true\nmin_honest = 1\n"
+    (folder / "policy.toml").write_text(stated, encoding="utf-8")
+    assert PartyFolder(folder).plan(proposed=proposal).digest == world.plan.digest
+    (folder / "policy.toml").write_text(f"{stated}[censoring]\nq = 2\n", encoding="utf-8")
+    assert rule(PartyFolder(folder).plan, proposed=proposal) == "policy-censoring"
+    reply = world.desk(SITE).answer(world.rounds.greeting("key")).reply
+    assert rule(world.rounds.welcome, "key", reply) == "policy-censoring"
+
+
+def test_who_fixed_one_plan_takes_no_other_of_the_server(made: World) -> None:
+    """Roster and policy beside the plan: what the consortium's steps make."""
+    folder = made.folders[SITE]
+    (folder / "roster.toml").write_text(dump_roster(made.plan.roster), encoding="utf-8")
+    (folder / "policy.toml").write_text("malicious_server = true\nmin_honest = 1\n")
+    text = dump_plan(made.plan)
+    assert PartyFolder(folder).plan(proposed=text).digest == made.plan.digest
+    assert rule(PartyFolder(folder).plan, "evaluate", proposed=text) == "plan-pinned"
+    (folder / "plan-evaluate.toml").write_text(text, encoding="utf-8")
+    assert PartyFolder(folder).plan("evaluate").digest == made.plan.digest
+
+
+@pytest.mark.parametrize("name", ["policy", "budget", "roster", "plan"])
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_file_that_cannot_be_read_is_not_a_file_that_is_missing(
+    made: World, name: str, kind: str
+) -> None:
+    """A disk that is not mounted takes no limit away."""
+    path = made.folders[SITE] / f"{name}.toml"
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        path.symlink_to("/nowhere/at/all.toml")
+    else:
+        path.mkdir()
+    folder = PartyFolder(made.folders[SITE])
+    found = rule(folder.ledger) if name == "budget" else rule(folder.plan)
+    assert found == "party-folder"
+    answer = made.desk(SITE).answer(made.rounds.greeting("key"))
+    assert rule(made.rounds.welcome, "key", answer.reply) == "party-folder"
+
+
+def test_a_share_that_cannot_be_read_is_not_missing(made: World) -> None:
+    (made.folders[SITE] / "share.key").symlink_to("/nowhere/at/all")
+    folder = PartyFolder(made.folders[SITE])
+    assert folder.holder
+    assert rule(lambda: folder.share) == "party-folder"
+
+
 def test_a_pinned_plan_is_over_the_pinned_roster(made: World) -> None:
     """A plan has a roster of its own; it is the other one whose fingerprint was compared."""
     path = made.folders[SITE] / "roster.toml"

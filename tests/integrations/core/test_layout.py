@@ -455,3 +455,17 @@ def test_a_metric_is_summed_in_the_steps_that_are_told(
     assert len(caplog.records) == count
     assert f"metric 'm0' is summed in steps of {found['m0']:.2g} " in caplog.text
     assert Metrics().steps(plan_of(7, clip), Layout.of({"w": np.zeros(7)})) == {}
+
+
+def test_a_wider_result_of_a_narrow_model_keeps_its_precision() -> None:
+    base = {"w": np.full(3, 1e6, np.float32)}
+    new = {"w": np.full(3, 1e6 + 0.01)}
+    moved = Layout.of(base).difference(new, base)
+    assert moved.dtype == np.float64
+    np.testing.assert_allclose(moved, 0.01, rtol=1e-6)
+
+
+def test_ragged_lists_are_no_arrays() -> None:
+    with pytest.raises(MisuseError) as caught:
+        Layout.of({"w": [[1.0], [2.0, 3.0]]})  # type: ignore[dict-item]
+    assert caught.value.rule == "layout"

@@ -202,7 +202,7 @@ def test_policies_hold(tmp_path):
     policy.write_text("smallest_cohort = 5\n")
     refused("floors", SecAggSite, folders["north"], kind=secagg.MisuseError)
     policy.write_text("[censoring]\nq = 2\n")
-    refused("declearn-folder", SecAggSite, folders["north"], kind=secagg.MisuseError)
+    refused("policy-censoring", SecAggSite, folders["north"], kind=secagg.MisuseError)
     policy.write_text(f'models = ["{"ab" * 32}"]\nmost_rounds = 2\nmost_inputs_per_model = 1\n')
     limits = Limits(PartyFolder(folders["north"]), plan)
     refused("model-allowed", limits.enter, bytes(32), b"t" * 32, kind=secagg.MisuseError)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
 import pytest
 from integrations.flare import jobs, trainer
 from integrations.flare.clients import Server, Site, train_data
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.executor import Executor
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
+from nvflare.app_common.app_constant import AppConstants
 
 from secagg.integrations import envelope
 from secagg.integrations.flare import SecAggFilter, SecAggOrderFilter, messages, site
@@ -302,3 +304,55 @@ def test_a_party_folder_comes_from_the_site(tmp_path, monkeypatch, world):
         monkeypatch.delenv("SECAGG_SIMULATION_FOLDER")
         with pytest.raises(MisuseError, match="does not know which party"):
             messages.party_folder(fl_ctx, "site-2")
+
+
+class Keeps(trainer.Trainer):
+    """Trains, and keeps what it was told."""
+
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        self.told = copy.deepcopy(shareable)
+        return super().execute(task_name, shareable, fl_ctx, abort_signal)
+
+
+def test_an_executor_sees_nothing_that_is_not_bound(world):
+    """A server tells one site more than the others: nothing of it arrives, in whatever place."""
+    executors = {f"site-{number}": Keeps() for number in range(1, SITES + 1)}
+    server = world(executors)
+    more = {
+        AppConstants.VALIDATE_TYPE: "before_train_validate",
+        AppConstants.SUBMIT_MODEL_NAME: "best",
+        MetaKey.SITE_NAME: "north",
+        MetaKey.JOB_ID: "x",
+        "switch": "north only",
+    }
+
+    def change(name, task, data):
+        if name != "site-2" or task != "train":
+            return
+        for key, value in more.items():
+            data.set_header(key, value)
+        data["anything"] = {"freeze": True}
+        found = data["DXO"]
+        found["meta"][MetaKey.FILTER_HISTORY] = ["north only"]
+        found["data"] = {
+            key: value.astype(value.dtype.newbyteorder(">"), order="F")
+            for key, value in found["data"].items()
+        }
+
+    total = server.round(jobs.start(), change=change)
+    assert len(total.survivors) == SITES
+    check_sum(total, [1, 2, 3, 4, 5])
+    plain, told = (executors[name].told for name in ("site-1", "site-2"))
+    # FLARE numbers its own events.
+    loose = {"__audit_event_id__", "__peer_props__"}
+    headers = [
+        {k: v for k, v in each.pop(ReservedHeaderKey.HEADERS).items() if k not in loose}
+        for each in (plain, told)
+    ]
+    assert headers[0] == headers[1]
+    models = [each["DXO"].pop("data") for each in (plain, told)]
+    assert plain == told
+    for name, value in models[0].items():
+        other = models[1][name]
+        assert (value.dtype.str, value.strides) == (other.dtype.str, other.strides)
+        assert np.array_equal(value, other)

@@ -17,6 +17,8 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.client import NumPyClient
+from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -120,6 +122,24 @@ def test_queries_pass(world):
     (reply,) = grid.send_and_receive([message_to(1001, RecordDict(), "query")])
     assert reply.content["a"]["rows"] == 3
     assert len(list(grid.push_messages([message_to(1001, RecordDict(), "query")]))) == 1
+
+
+def test_apps_of_the_older_interface_give_nothing_away(world):
+    """There a server asks for the model, or for properties, by messages of other types."""
+
+    class Gives(NumPyClient):
+        def get_parameters(self, config):
+            raise AssertionError("called")
+
+        def get_properties(self, config):
+            raise AssertionError("called")
+
+    app = ClientApp(client_fn=lambda context: Gives().to_client(), mods=[secagg_mod])
+    made = world()
+    made.grid(app)
+    for kind in ("get_parameters", "get_properties", "train", "evaluate"):
+        reply = one(made.inner, message_to(1001, RecordDict(), kind))
+        assert reply.error.reason == mods.UNPROTECTED
 
 
 def fails(how):

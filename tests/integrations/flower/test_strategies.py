@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import numpy as np
@@ -106,6 +107,52 @@ def test_what_a_wrapper_wraps_is_looked_at(world):
     assert "FedMedian is refused" in refusal(world, strategy, sent=0)
 
 
+class Holds(flower.FedAvg):
+    """Leaves the work to another strategy, under whatever name."""
+
+    def __init__(self, other, put, **options):
+        super().__init__(**options)
+        put(self, other)
+
+    def aggregate_train(self, server_round, replies):
+        (other,) = list(strategies.inner(self))[1:]
+        return other.aggregate_train(server_round, replies)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda self, other: setattr(self, "base", other),
+        lambda self, other: setattr(self, "_all", [other]),
+        lambda self, other: setattr(self, "by_round", {1: other}),
+    ],
+)
+def test_what_a_wrapper_holds_anywhere_is_looked_at(world, put):
+    options = {"fraction_evaluate": 0.0, "min_train_nodes": 5, "min_available_nodes": 5}
+    strategy = Holds(fed_avg(kind=flower.FedMedian), put, **options)
+    assert "FedMedian is refused" in refusal(world, strategy, sent=0, linear=("Holds",))
+
+
+def test_a_wrapper_of_what_passes_passes(world):
+    options = {"fraction_evaluate": 0.0, "min_train_nodes": 5, "min_available_nodes": 5}
+    passes(world, Holds(fed_avg(), lambda self, other: setattr(self, "base", other), **options))
+
+
+def test_a_start_of_its_own_is_found_behind_wraps(world):
+    class Wrapped(flower.FedAvg):
+        @functools.wraps(flower.FedAvg.start)
+        def start(self, *args, **options):
+            return super().start(*args, **options)
+
+    assert "a start() of its own" in refusal(world, fed_avg(kind=Wrapped))
+
+
+def test_a_start_of_its_own_is_found_at_the_object(world):
+    strategy = fed_avg()
+    strategy.start = functools.partial(flower.FedAvg.start, strategy)
+    assert "a start() of its own" in refusal(world, strategy)
+
+
 class Tried(flower.FedAvg):
     """Does with the replies' arrays what ``rule`` says."""
 
@@ -145,6 +192,49 @@ def clipped_mean(values, weights):
 )
 def test_custom_strategies_that_are_not_linear_are_found_out(world, rule):
     assert "its arrays from different updates" in refusal(world, tried(rule))
+
+
+def flat(values, weights):
+    return np.mean(values, axis=0)
+
+
+def median(values, weights):
+    return np.median(values, axis=0)
+
+
+def as_given(rule):
+    """With a result of the type that the replies have."""
+    return lambda values, weights: np.asarray(rule(np.stack(values).astype(float), weights)).astype(
+        values[0].dtype
+    )
+
+
+COARSE = [
+    np.full(5, 0.5, np.float16),
+    np.full(5, 3e5, np.float32),
+    np.full(5, 3, np.int8),
+    np.full(5, 250, np.uint8),
+    np.full(5, -7, np.int16),
+    np.full(5, 3, np.int64),
+]
+
+
+@pytest.mark.parametrize("values", COARSE, ids=lambda values: str(values.dtype))
+@pytest.mark.parametrize("rule", [flat, median])
+def test_a_median_is_no_mean_in_coarse_types_either(world, values, rule):
+    """Of half precision, bytes and large numbers rounding hides much."""
+    text = refusal(world, tried(as_given(rule)), ArrayRecord({"w": Array(values)}))
+    assert "its arrays from different updates" in text
+
+
+@pytest.mark.parametrize("values", COARSE, ids=lambda values: str(values.dtype))
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_strategies_pass_in_coarse_types(world, name, values):
+    strategy = fed_avg(kind=getattr(flower, name), **LINEAR[name])
+    grid = world().grid(toy_app())
+    start = ArrayRecord({"w": Array(values)})
+    strategy.start(grid=grid, initial_arrays=start, num_rounds=1)
+    assert [report.outcome for report in grid.reports] == ["done"]
 
 
 def trimmed(values, weights):
